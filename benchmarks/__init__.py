@@ -1,0 +1,1 @@
+"""CloudRay measured beside Ray, on the same machine in the same run."""

@@ -1,0 +1,248 @@
+"""Measure one thing of one peer, in this process, and print it as a line of JSON.
+
+    .bench/ray/bin/python -m benchmarks.measure --peer ray --what tasks_sync
+
+All peers run the very same lines: `ray` below is whichever was asked for. The peers live in
+environments of their own, so this file needs nothing but the standard library and its peer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.processes import MARK, caused_by, resident_bytes, shared_memory_bytes
+
+PEERS = ("cloudray", "ray", "pool")
+
+
+def no_op(*_: object) -> None:
+    """Do nothing."""
+
+
+def sum_primes(limit: int) -> int:
+    """Add up the primes below `limit`, found by trial division."""
+    total = 2 if limit > 2 else 0
+    for candidate in range(3, limit, 2):
+        divisor = 3
+        while divisor * divisor <= candidate:
+            if candidate % divisor == 0:
+                break
+            divisor += 2
+        else:
+            total += candidate
+    return total
+
+
+def start_warm(peer: str) -> tuple[Any, Any]:
+    """Start the peer and run tasks until every CPU has an executor; returns a remote no-op too."""
+    ray = importlib.import_module(peer)
+    ray.init()
+    remote = ray.remote(no_op)
+    for _ in range(5):
+        ray.get([remote.remote() for _ in range(100)])
+    return ray, remote
+
+
+def elapsed_s(work: Callable[[], object]) -> float:
+    """How long `work` takes, in seconds."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def startup(peer: str, *, quick: bool) -> dict[str, float]:
+    """From nothing to the first result."""
+    del quick
+    begun = time.perf_counter()
+    ray = importlib.import_module(peer)
+    imported = time.perf_counter()
+    ray.init()
+    ready = time.perf_counter()
+    ray.get(ray.remote(no_op).remote())
+    done = time.perf_counter()
+    return {
+        "import": imported - begun,
+        "init": ready - imported,
+        "first_result": done - ready,
+        "startup": done - begun,
+    }
+
+
+def tasks_sync(peer: str, *, quick: bool) -> dict[str, float]:
+    """One task at a time: submit, get, submit, get."""
+    ray, remote = start_warm(peer)
+    count = 100 if quick else 1_000
+
+    def work() -> None:
+        for _ in range(count):
+            ray.get(remote.remote())
+
+    return {"tasks_sync": count / elapsed_s(work)}
+
+
+def tasks_many(peer: str, *, quick: bool) -> dict[str, float]:
+    """Many tasks at once."""
+    ray, remote = start_warm(peer)
+    count = 1_000 if quick else 10_000
+
+    def work() -> None:
+        ray.get([remote.remote() for _ in range(count)])
+
+    return {"tasks_many": count / elapsed_s(work)}
+
+
+def tasks_1kb(peer: str, *, quick: bool) -> dict[str, float]:
+    """Many tasks at once, each with a kilobyte of its own as argument."""
+    ray, remote = start_warm(peer)
+    count = 1_000 if quick else 10_000
+    arguments = [os.urandom(1_000) for _ in range(count)]
+
+    def work() -> None:
+        ray.get([remote.remote(argument) for argument in arguments])
+
+    return {"tasks_1kb": count / elapsed_s(work)}
+
+
+def wait(peer: str, *, quick: bool) -> dict[str, float]:
+    """Take results one by one, as they come."""
+    ray, remote = start_warm(peer)
+    count = 100 if quick else 1_000
+
+    def work() -> None:
+        pending = [remote.remote() for _ in range(count)]
+        while pending:
+            _, pending = ray.wait(pending)
+
+    return {"wait": count / elapsed_s(work)}
+
+
+def fan_in(peer: str, *, quick: bool) -> dict[str, float]:
+    """Many tasks, and one that takes all their results as its arguments."""
+    ray, remote = start_warm(peer)
+    count = 1_000 if quick else 10_000
+
+    def work() -> None:
+        ray.get(remote.remote(*[remote.remote() for _ in range(count)]))
+
+    return {"fan_in": count / elapsed_s(work)}
+
+
+def nested(peer: str, *, quick: bool) -> dict[str, float]:
+    """Tasks that submit a hundred tasks each and wait for them."""
+    ray, remote = start_warm(peer)
+    outer_count, inner_count = (10 if quick else 100), 100
+
+    def run_inner() -> int:
+        return len(ray.get([remote.remote() for _ in range(inner_count)]))
+
+    outer = ray.remote(run_inner)
+
+    def work() -> None:
+        counts = ray.get([outer.remote() for _ in range(outer_count)])
+        if counts != [inner_count] * outer_count:
+            message = f"nested tasks returned {counts}"
+            raise RuntimeError(message)
+
+    return {"nested": outer_count * inner_count / elapsed_s(work)}
+
+
+def primes(peer: str, *, quick: bool) -> dict[str, float]:
+    """Eight CPU-bound tasks; a pool has as many processes as there are CPUs."""
+    limits = [100_000 if quick else 700_000] * 8
+    if peer == "pool":
+        with multiprocessing.Pool(os.cpu_count()) as pool:
+            pool.map(no_op, range(100), chunksize=1)
+            return {"primes": elapsed_s(lambda: pool.map(sum_primes, limits, chunksize=1))}
+    ray, _ = start_warm(peer)
+    remote = ray.remote(sum_primes)
+    return {"primes": elapsed_s(lambda: ray.get([remote.remote(limit) for limit in limits]))}
+
+
+def values(peer: str, *, quick: bool) -> dict[str, float]:
+    """Put and get an array of 100 MB, the second time in this process."""
+    import numpy as np
+
+    ray, _ = start_warm(peer)
+    size_bytes = 10_000_000 if quick else 100_000_000
+    array = np.frombuffer(os.urandom(size_bytes), dtype=np.uint8)
+    measured: dict[str, float] = {}
+    for _ in range(2):
+        started = time.perf_counter()
+        ref = ray.put(array)
+        written = time.perf_counter()
+        found = ray.get(ref)
+        read = time.perf_counter()
+        if not np.array_equal(found, array):
+            message = "get returned something else than was put"
+            raise RuntimeError(message)
+        measured = {"put": size_bytes / (written - started) / 1e9, "get": read - written}
+    return measured
+
+
+def memory(peer: str, *, quick: bool) -> dict[str, float]:
+    """Memory of everything but this process, once every CPU has an executor."""
+    del quick
+    files_before_bytes = shared_memory_bytes()
+    start_warm(peer)
+    others = caused_by(os.getpid(), os.environ[MARK])
+    return {
+        "memory": sum(resident_bytes(pid) for pid in others) / 1e6,
+        "memory_processes": len(others),
+        "memory_files": (shared_memory_bytes() - files_before_bytes) / 1e6,
+    }
+
+
+def requests(peer: str, *, quick: bool) -> dict[str, float]:
+    """Storage requests per task, when many tiny tasks are submitted at once."""
+    counted = requests_per_task(1_000 if quick else 10_000) if peer == "cloudray" else None
+    return {} if counted is None else {"requests": counted}
+
+
+def requests_per_task(count: int) -> float | None:
+    """Storage requests for each of `count` tiny tasks; None where CloudRay does not count them."""
+    del count
+    return None
+
+
+MEASUREMENTS: dict[str, Callable[..., dict[str, float]]] = {
+    "startup": startup,
+    "tasks_sync": tasks_sync,
+    "tasks_many": tasks_many,
+    "tasks_1kb": tasks_1kb,
+    "wait": wait,
+    "fan_in": fan_in,
+    "nested": nested,
+    "primes": primes,
+    "values": values,
+    "memory": memory,
+    "requests": requests,
+}
+
+
+def main() -> None:
+    """Measure, print, and leave nothing running."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--peer", required=True, choices=PEERS)
+    parser.add_argument("--what", required=True, choices=MEASUREMENTS)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work")
+    arguments = parser.parse_args()
+    if MARK not in os.environ:
+        # A process's environment is what it was started with: start again, marked.
+        os.environ[MARK] = str(os.getpid())
+        os.execv(sys.executable, sys.orig_argv)
+    measured = MEASUREMENTS[arguments.what](arguments.peer, quick=arguments.quick)
+    if arguments.peer in sys.modules:
+        sys.modules[arguments.peer].shutdown()
+    print(json.dumps(measured), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One process per machine: finds batches, claims them, runs their tasks, publishes results."""

@@ -1,0 +1,78 @@
+"""Giving away ready tasks that wait here while another agent idles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from cloudray import ids
+from cloudray.agent.dispatcher import Dispatcher
+from cloudray.agent.held import Held
+from cloudray.agent.holdings import Holdings
+from cloudray.agent.io import Io
+from cloudray.protocol import demand, sharing
+from cloudray.protocol.records import Batch
+from cloudray.store.layout import QueueName
+
+#: Ready tasks that have waited this long may be given away.
+PATIENCE_S = 2.0
+
+
+class Charity:
+    """Notices that work waits, and gives the later half of it away."""
+
+    def __init__(
+        self,
+        io: Io,
+        dispatcher: Dispatcher,
+        holdings: Holdings,
+        clock: Callable[[], float],
+        ring: Callable[[str], None],
+    ) -> None:
+        self._io = io
+        self._dispatcher = dispatcher
+        self._holdings = holdings
+        self._clock = clock
+        self._ring = ring
+        self._submitter = ids.new_id()
+        self._number = 0
+
+    def waiting(self) -> dict[Held, list[int]]:
+        """The ready tasks that have waited too long, by batch."""
+        since = self._dispatcher.waiting_since(self._clock() - PATIENCE_S)
+        return {held: indexes for held, indexes in since.items() if not held.busy}
+
+    def give(self) -> None:
+        """Give away half of what waits; only to be called while another agent is idle."""
+        for held, ready in self.waiting().items():
+            indexes = sharing.share_of(sorted(ready))
+            by_class: dict[str, list[int]] = {}
+            for index in indexes:
+                klass = demand.class_of(held.known_of(index).demand)
+                by_class.setdefault(klass, []).append(index)
+            for klass, group in by_class.items():
+                self._give(held, klass, group)
+
+    def _give(self, held: Held, klass: str, indexes: list[int]) -> None:
+        if held.busy or held.dropped:
+            return
+        batch = held.batch
+        prefix = ids.batch_prefix(ids.days_of(batch.id), held.job, self._submitter)
+        part: Batch = sharing.part_of(batch, indexes, ids.batch_id(prefix, self._number))
+        self._number += 1
+        name = QueueName(klass, held.name.priority, part.id, len(indexes), 0)
+        # Nobody may start them here while they leave; if MOVED loses, the journal says to what.
+        for index in indexes:
+            held.hold_back(index)
+        held.busy = True
+        self._io.run(
+            sharing.give_away(held.journal, part, name, claim=held.claim),
+            partial(self._given, held, name),
+        )
+
+    def _given(self, held: Held, name: QueueName, fresh: list[int]) -> None:
+        held.busy = False
+        self._holdings.learned(held, fresh)
+        self._ring(name.stem)
+        if not held.dropped:
+            self._holdings.consider(held)

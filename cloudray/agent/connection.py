@@ -1,0 +1,50 @@
+"""The agent's Unix socket: frames in, frames out, for executors and drivers alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from cloudray.protocol.messages import Message, Unpacker, pack
+
+
+class Connection(asyncio.Protocol):
+    """One peer. What it is shows in its first message."""
+
+    def __init__(
+        self,
+        on_message: Callable[[Connection, Message], None],
+        on_close: Callable[[Connection], None],
+    ) -> None:
+        self._on_message = on_message
+        self._on_close = on_close
+        self._unpacker = Unpacker()
+        self._transport: asyncio.Transport | None = None
+        #: what the agent knows this peer as
+        self.peer: object = None
+
+    def send(self, message: Message) -> None:
+        """Send a message; one to a peer that has gone is dropped, as any hint may be."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(pack(message))
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        for message in self._unpacker.feed(data):
+            self._on_message(self, message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the event loop."""
+        del exc
+        self._transport = None
+        self._on_close(self)

@@ -1,0 +1,251 @@
+"""The agent: its parts wired together, and the clocks that drive them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+from cloudray import ids
+from cloudray.agent.charity import Charity
+from cloudray.agent.discovery import Discovery
+from cloudray.agent.dispatcher import Dispatcher
+from cloudray.agent.functions import Functions
+from cloudray.agent.gateway import Gateway
+from cloudray.agent.holdings import Holdings
+from cloudray.agent.io import Io
+from cloudray.agent.logs import Logs
+from cloudray.agent.resolver import Resolver
+from cloudray.agent.resources import Resources
+from cloudray.agent.workers import Workers
+from cloudray.protocol import claims
+from cloudray.protocol import messages as m
+from cloudray.protocol.demand import Demand
+from cloudray.protocol.nodes import list_nodes
+from cloudray.protocol.records import Cluster, Heartbeat, seal, unseal
+from cloudray.store import Ledger, layout
+from cloudray.store.base import Delete, Entry, GetMany, List, Put, Store
+
+_log = logging.getLogger(__name__)
+
+#: How often stuck calls and idle executors are looked for.
+_LOOK_S = 0.02
+
+
+class Agent:
+    """One machine's agent. Everything it knows can be rebuilt from the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Cluster,
+        total: Demand,
+        socket_path: str,
+        spool: Path,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self.id = ids.to_text(ids.new_timed_id())
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng
+        self._socket_path = socket_path
+        self._spool = spool
+        self._host = socket.gethostname()
+        self._io = io = Io(store)
+        self._resources = resources = Resources(total)
+        self._functions = Functions(io)
+        self._resolver = Resolver(io, rng, settings.commit_s)
+        self._beat = 0
+        self._beaten_s = clock()
+        self._draining = False
+        self._holdings = holdings = Holdings(
+            io, settings, self._functions, self._resolver, clock, self._published, self._room
+        )
+        self._dispatcher = dispatcher = Dispatcher(
+            io, resources, self._functions, clock, holdings.consider, self._nonce, self._host
+        )
+        holdings.dispatcher = dispatcher
+        self._logs = Logs(io, self.id, lambda job, lines: self._gateway.printed(job, lines))
+        dispatcher.log_folder = self._logs.folder
+        self._discovery = Discovery(
+            io, self.id, total, dispatcher, holdings, settings.lease_s, clock, rng
+        )
+        self._charity = Charity(io, dispatcher, holdings, clock, lambda _stem: None)
+        self._gateway = Gateway(
+            io,
+            self._functions,
+            self._resolver,
+            dispatcher,
+            holdings,
+            self._discovery,
+            lambda: m.Greeting(self.id, dict(total)),
+            list_nodes,
+            ledger,
+            self.id,
+        )
+        self._workers = Workers(socket_path, spool, dispatcher.gone, self._logs.line)
+        dispatcher.workers = self._workers
+        self._gateway.workers = self._workers
+
+    @property
+    def connection_factory(self) -> Callable[[], asyncio.Protocol]:
+        """What a server on the agent's socket makes for each connection."""
+        return self._gateway.connection
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then give back what has not started, and end the rest."""
+        await self._heartbeat()
+        loops = [
+            asyncio.create_task(loop)
+            for loop in (
+                self._every(self._settings.heartbeat_s, self._heartbeat),
+                self._every(self._settings.scan_s, self._discovery.scan),
+                self._every(self._settings.lease_s / 4, self._mind_the_others),
+                self._every(self._settings.commit_s, self._tick),
+                self._every(_LOOK_S, self._look),
+            )
+        ]
+        try:
+            await stop.wait()
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await self._leave()
+
+    async def drain(self, patience_s: float) -> None:
+        """Take nothing new, give back what has not started, and let the rest finish."""
+        self._draining = True
+        self._discovery.stopped = True
+        for held in list(self._holdings.by_batch.values()):
+            if held.untouched and not held.busy:
+                self._holdings.drop(held)
+                await self._io.do(claims.give_back(held.name, held.claim))
+        deadline_s = self._clock() + patience_s
+        while self._holdings.by_batch and self._clock() < deadline_s:
+            await asyncio.sleep(self._settings.commit_s / 2)
+
+    async def _leave(self) -> None:
+        self._discovery.stopped = True
+        self._dispatcher.draining = True
+        self._workers.stop()
+        self._logs.flush()
+        self._io.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._store.perform_async(Delete((layout.agent(self.id),)))
+
+    # -- clocks ------------------------------------------------------------------------------
+
+    async def _every(self, period_s: float, work: Callable[[], Any]) -> None:
+        """Run `work` again and again; an error in it is logged and costs one turn."""
+        while True:
+            try:
+                result = work()
+                if result is not None:
+                    await result
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                _log.exception("an agent's regular work failed; it goes on")
+            await asyncio.sleep(period_s * (0.9 + 0.2 * self._rng.random()))
+
+    def _look(self) -> None:
+        if self._clock() - self._beaten_s > self._settings.lease_s:
+            # On our own clock a lease went by without a heartbeat: others may have taken our
+            # batches, so nothing starts until we have read that our claims are still the last.
+            self._dispatcher.fenced = True
+        self._dispatcher.look()
+
+    def _tick(self) -> None:
+        self._holdings.tick()
+        self._logs.flush()
+        self._discovery.claim()
+
+    async def _heartbeat(self) -> None:
+        fenced = self._dispatcher.fenced or (
+            self._beat > 0 and self._clock() - self._beaten_s > self._settings.lease_s
+        )
+        self._dispatcher.fenced = fenced
+        self._beat += 1
+        heartbeat = Heartbeat(
+            self.id,
+            self._beat,
+            self._host,
+            os.getpid(),
+            self._socket_path,
+            self._resources.total,
+            self._resources.free,
+            self._draining,
+            self._is_idle,
+        )
+        began_s = self._clock()
+        await self._store.perform_async(Put(layout.agent(self.id), seal(heartbeat)))
+        if fenced:
+            await self._check_claims()
+            self._dispatcher.fenced = False
+            self._dispatcher.run()
+        self._beaten_s = began_s
+
+    async def _check_claims(self) -> None:
+        """After a pause: stop only what a later claim took."""
+        for held in list(self._holdings.by_batch.values()):
+            if not await self._io.do(claims.still_last(held.name, held.claim)):
+                _log.warning("batch %s was taken over while this agent paused", held.name.stem)
+                running = set(held.running)
+                self._dispatcher.interrupt(held, running, force=running)
+                self._holdings.drop(held)
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self._holdings.by_batch and not self._draining
+
+    async def _mind_the_others(self) -> None:
+        """Look at the other agents' heartbeats, while anything depends on them."""
+        waiting = self._charity.waiting()
+        if not self._discovery.watching and not waiting:
+            return
+        entries = await self._agents()
+        etags = {entry.key.removeprefix(layout.AGENTS): entry.etag for entry in entries}
+        self._discovery.look_at_agents(etags)
+        if waiting:
+            others = [entry.key for entry in entries if entry.key != layout.agent(self.id)]
+            if any(beat.idle and not beat.draining for beat in await self._beats(others)):
+                self._charity.give()
+
+    async def _agents(self) -> list[Entry]:
+        found: list[Entry] = []
+        while True:
+            after = found[-1].key if found else ""
+            page: list[Entry] = await self._store.perform_async(List(layout.AGENTS, after))
+            found += page
+            if len(page) < 1000:  # noqa: PLR2004 - a page of List's default limit
+                return found
+
+    async def _beats(self, keys: list[str]) -> list[Heartbeat]:
+        bodies = await self._store.perform_async(GetMany(tuple(keys)))
+        return [
+            unseal(Heartbeat, body, key)
+            for key, body in zip(keys, bodies, strict=True)
+            if body is not None
+        ]
+
+    # -- between the parts -------------------------------------------------------------------
+
+    def _published(self, batch: bytes, following: int) -> None:
+        self._gateway.published(batch, following)
+
+    def _room(self) -> None:
+        self._discovery.claim()
+
+    def _nonce(self) -> str:
+        return f"{self._rng.getrandbits(64):016x}"

@@ -1,0 +1,447 @@
+"""From ready tasks to executors, and back: what runs where, and when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from cloudray import ids
+from cloudray.agent.functions import Functions, Kind, Known
+from cloudray.agent.held import NOBODY, Death, Held, Status
+from cloudray.agent.io import Io
+from cloudray.agent.queues import Line, Queues
+from cloudray.agent.resources import Resources
+from cloudray.agent.workers import Assigned, Worker, Workers
+from cloudray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
+from cloudray.protocol import journal as journals
+from cloudray.protocol import messages as m
+from cloudray.protocol.batching import DurationBook
+from cloudray.protocol.failures import Crashed, next_step
+from cloudray.protocol.records import Duration, Verb, Word
+from cloudray.protocol.sharing import address
+from cloudray.store import layout
+from cloudray.store.base import Adopt
+from cloudray.store.procedures import Procedure
+from cloudray.values import codec
+from cloudray.values.outcomes import error_payload
+
+_log = logging.getLogger(__name__)
+
+#: An executor is sent calls until it has about this much work.
+WINDOW_US = 10_000.0
+#: ... at most this much in one message, so that its slot-mates get their share.
+CHUNK_US = 5_000.0
+#: What an unmeasured call is taken to last when backlog is estimated.
+UNKNOWN_US = 50_000.0
+#: Calls behind one that has run this long are taken back when a slot is free.
+RECALL_S = 0.02
+#: Executors beyond the number of slots are let go after being idle this long.
+IDLE_S = 10.0
+#: After so many executors in a row that died before they could say hello, tasks fail.
+MAX_FAILED_STARTS = 3
+
+
+class Dispatcher:
+    """Owns the machine's slots.
+
+    `publish(held)` is called when a held batch has something to say; `nonce` makes the part of
+    an object's key that no other attempt shares.
+    """
+
+    def __init__(
+        self,
+        io: Io,
+        resources: Resources,
+        functions: Functions,
+        clock: Callable[[], float],
+        publish: Callable[[Held], None],
+        nonce: Callable[[], str],
+        host: str,
+    ) -> None:
+        self._io = io
+        self._resources = resources
+        self._functions = functions
+        self._clock = clock
+        self._publish = publish
+        self._nonce = nonce
+        self._host = host
+        self._queues = Queues()
+        self._book = DurationBook()
+        self._failed_starts: dict[Kind, int] = {}
+        self.workers: Workers
+        #: nothing starts while this is set: the agent may have lost its leases
+        self.fenced = False
+        self.draining = False
+
+    # -- what becomes ready ------------------------------------------------------------------
+
+    def ready(self, held: Held, index: int) -> None:
+        """A task could start now."""
+        held.status[index] = Status.READY
+        held.ready_since_s[index] = self._clock()
+        self._queues.add(held.known_of(index).lane, held, index)
+
+    def backlog_s(self) -> float:
+        """Roughly how long the ready tasks will keep the slots busy."""
+        total_us = 0.0
+        for line in self._queues.in_order():
+            sample = next(iter(line), None)
+            if sample is not None:
+                known = sample[0].known_of(sample[1])
+                mean_us = self._book.mean_us(known.shape.function)
+                total_us += line.count * (UNKNOWN_US if mean_us is None else mean_us)
+        return total_us / 1e6 / self._resources.slots
+
+    def ready_tasks(self) -> int:
+        """How many tasks wait for a slot."""
+        return len(self._queues)
+
+    def waiting_since(self, before_s: float) -> dict[Held, list[int]]:
+        """The tasks that have been ready since before a moment, by batch."""
+        found: dict[Held, list[int]] = {}
+        for line in self._queues.in_order():
+            for held, index in line:
+                if held.ready_since_s.get(index, before_s) < before_s:
+                    found.setdefault(held, []).append(index)
+        return found
+
+    # -- starting ----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Give slots to whoever can use them."""
+        if self.fenced or self.draining:
+            return
+        for line in self._queues.in_order():
+            self._serve(line)
+
+    def _serve(self, line: Line) -> None:
+        kind = line.lane.kind
+        demand = dict(line.lane.demand)
+        while line.count:
+            if not self._resources.room_for(demand):
+                break
+            worker = self.workers.idle_one(kind)
+            if worker is None:
+                break
+            self._resources.take(demand)
+            worker.demand = demand
+            if not self._assign(worker, line):
+                self._release(worker)
+        if not line.count:
+            return
+        for worker in self.workers.all:
+            if (
+                worker.tickets
+                and worker.kind == kind
+                and worker.demand == demand
+                and not (worker.lent or worker.leaving or worker.recalled)
+            ):
+                while worker.queued_us < WINDOW_US / 2 and line.count:
+                    if not self._assign(worker, line, behind=True):
+                        break
+        wanted = min(self._resources.room_for(demand), line.count)
+        for _ in range(wanted - self.workers.starting.get(kind, 0)):
+            self.workers.start(kind)
+
+    def _assign(self, worker: Worker, line: Line, *, behind: bool = False) -> bool:
+        """Send calls from a line to an executor; False if there was nothing for it.
+
+        `behind`: it has calls already, so only ones known to be short may queue up there.
+        """
+        share = -(-line.count // max(1, self._resources.slots))
+        calls: list[m.Call] = []
+        chunk_us = 0.0
+        while len(calls) < share and chunk_us < CHUNK_US:
+            task = line.pop()
+            if task is None:
+                break
+            held, index = task
+            known = held.known_of(index)
+            mean_us = self._book.mean_us(known.shape.function)
+            alone = mean_us is None or mean_us > WINDOW_US or held.careful(index)
+            if alone and (calls or behind):
+                line.push_back(held, index)
+                break
+            assigned = self._begin(worker, held, index, mean_us)
+            if assigned is None:
+                continue
+            chunk_us += assigned.estimated_us
+            if held.careful(index):
+                self._announce(worker, assigned)
+                return True
+            calls.append(self._call(worker, assigned))
+            if alone:
+                break
+        if calls:
+            worker.send(m.Run(tuple(calls)))
+        return bool(calls)
+
+    def _begin(
+        self, worker: Worker, held: Held, index: int, mean_us: float | None
+    ) -> Assigned | None:
+        known = held.known_of(index)
+        attempt = held.attempts.get(index, 0)
+        step = next_step(
+            held.journal,
+            index,
+            claim=held.claim,
+            deaths_here=held.deaths.get(index, 0),
+            attempt=attempt,
+            max_retries=known.shape.max_retries,
+            once=held.once,
+        )
+        if isinstance(step, Crashed):
+            self._crashed(held, index, step.attempts)
+            return None
+        held.status[index] = Status.RUNNING
+        held.running[index] = self._clock()
+        held.ready_since_s.pop(index, None)
+        assigned = Assigned(held, index, attempt, known, 1000.0 if mean_us is None else mean_us)
+        return assigned
+
+    def _announce(self, worker: Worker, assigned: Assigned) -> None:
+        """Write STARTED before the call is sent; the create is the permission to run."""
+        held, index = assigned.held, assigned.index
+        pair = (held.claim, assigned.attempt)
+        # The ticket keeps the executor from being taken for idle meanwhile.
+        call = self._call(worker, assigned)
+
+        def written(fresh: list[int]) -> None:
+            held.note(fresh)
+            said = held.journal.started.get(index, [])
+            permitted = pair in said and (not held.once or said[0] == pair)
+            if permitted and index not in held.journal.decided and not held.dropped:
+                worker.send(m.Run((call,)))
+                return
+            worker.tickets.pop(call.ticket, None)
+            worker.queued_us -= assigned.estimated_us
+            if index not in held.journal.decided and not held.dropped:
+                self._crashed(held, index, len(said))
+            self._publish(held)
+            self._rested(worker)
+
+        words = [Word(index, Verb.STARTED, attempt=assigned.attempt)]
+        self._io.run(journals.append(held.journal, words, claim=held.claim), written)
+
+    def _call(self, worker: Worker, assigned: Assigned) -> m.Call:
+        held, index = assigned.held, assigned.index
+        number = self.workers.teach(worker, assigned.known)
+        ticket = self.workers.next_ticket()
+        worker.tickets[ticket] = assigned
+        worker.queued_us += assigned.estimated_us
+        worker.progress_s = self._clock()
+        return m.Call(
+            ticket,
+            number,
+            address(held.batch.id, index),
+            held.claim,
+            assigned.attempt,
+            held.batch.depth,
+            held.arguments_of(index),
+            tuple(held.values.get(index, ())),
+        )
+
+    # -- ending ------------------------------------------------------------------------------
+
+    def outcomes(self, worker: Worker, message: m.Outcomes) -> None:
+        """Calls have ended."""
+        worker.progress_s = self._clock()
+        worker.leaving = worker.leaving or message.leaving
+        touched: set[Held] = set()
+        for outcome in message.outcomes:
+            assigned = worker.tickets.pop(outcome.ticket, None)
+            if assigned is None:
+                continue
+            worker.queued_us -= assigned.estimated_us
+            held, index = assigned.held, assigned.index
+            function = assigned.known.shape.function
+            held.measure(function, 1, outcome.duration_us)
+            self._book.note(Duration(function, 1, outcome.duration_us))
+            if held.dropped or held.status[index] is not Status.RUNNING:
+                continue
+            if outcome.verb == Verb.CANCELLED or (
+                outcome.retryable and self._may_retry(held, index, assigned)
+            ):
+                # An interrupt that hit a call nobody cancelled counts as one that did not run.
+                held.attempts[index] = assigned.attempt + 1
+                held.running.pop(index, None)
+                self.ready(held, index)
+                continue
+            word = Word(
+                index, Verb(outcome.verb), outcome.values, assigned.attempt, outcome.contains
+            )
+            if any(codec.local_path(value) for value in outcome.values):
+                self._io.run(
+                    place(word, held.batch.id, self._nonce()), partial(self._placed, held)
+                )
+            else:
+                held.say(word)
+                touched.add(held)
+        self._rested(worker)
+        for held in touched:
+            self._publish(held)
+        self.run()
+
+    def _placed(self, held: Held, word: Word) -> None:
+        held.say(word)
+        self._publish(held)
+
+    def _may_retry(self, held: Held, index: int, assigned: Assigned) -> bool:
+        limit = assigned.known.shape.max_retries
+        return limit < 0 or held.attempts.get(index, 0) < limit
+
+    def returned(self, worker: Worker, tickets: tuple[int, ...]) -> None:
+        """Calls that an executor had not started come back."""
+        worker.recalled = False
+        self._requeue(worker, tickets)
+        self._rested(worker)
+        self.run()
+
+    def _requeue(self, worker: Worker, tickets: tuple[int, ...]) -> None:
+        for ticket in tickets:
+            assigned = worker.tickets.pop(ticket, None)
+            if assigned is None:
+                continue
+            worker.queued_us -= assigned.estimated_us
+            held, index = assigned.held, assigned.index
+            if not held.dropped and held.status[index] is Status.RUNNING:
+                held.running.pop(index, None)
+                self.ready(held, index)
+
+    def blocked(self, worker: Worker, *, blocked: bool) -> None:
+        """The running call waits for a value, or goes on: lend its slot, or take it back."""
+        if worker.demand is None or worker.lent == blocked:
+            return
+        worker.lent = blocked
+        if blocked:
+            self._resources.give(worker.demand)
+            if len(worker.tickets) > 1:
+                self._recall(worker)
+            self.run()
+        else:
+            self._resources.take_anyway(worker.demand)
+
+    def gone(self, worker: Worker, returncode: int) -> None:
+        """An executor has ended: what it was running may be its fault, the rest is not."""
+        culprit = worker.running_ticket()
+        tickets = tuple(worker.tickets)
+        assigned = worker.tickets.get(culprit)
+        if assigned is not None and not assigned.held.dropped:
+            held, index = assigned.held, assigned.index
+            if held.status[index] is Status.RUNNING:
+                held.deaths[index] = held.deaths.get(index, 0) + 1
+                held.attempts[index] = assigned.attempt + 1
+                lines = tuple(text for ticket, text in worker.kept if ticket == culprit)
+                held.last_death[index] = Death(worker.pid, returncode, lines)
+        if worker.connection is None:
+            self._failed_start(worker, returncode)
+        else:
+            self._failed_starts.pop(worker.kind, None)
+        self._requeue(worker, tickets)
+        self._release(worker)
+        self.run()
+
+    def _failed_start(self, worker: Worker, returncode: int) -> None:
+        failed = self._failed_starts[worker.kind] = self._failed_starts.get(worker.kind, 0) + 1
+        printed = "\n".join(text for _, text in worker.kept)
+        _log.warning("an executor ended before it was ready (%d): %s", returncode, printed)
+        if failed < MAX_FAILED_STARTS:
+            return
+        self._failed_starts.pop(worker.kind, None)
+        error = RuntimeEnvSetupError(
+            f"{failed} executors in a row ended before they could run anything, the last with "
+            f"{returncode}; it printed:\n{printed}"
+        )
+        for line in self._queues.in_order():
+            if line.lane.kind != worker.kind:
+                continue
+            while (task := line.pop()) is not None:
+                held, index = task
+                held.say(Word(index, Verb.FAILED, (error_payload(error),), NOBODY))
+                self._publish(held)
+
+    def _crashed(self, held: Held, index: int, attempts: int) -> None:
+        shape = held.known_of(index).shape
+        death = held.last_death.get(index)
+        error = WorkerCrashedError(
+            task_name=shape.name,
+            task_id=address(held.batch.id, index).hex(),
+            attempt=attempts,
+            max_attempts=shape.max_retries + 1 if shape.max_retries >= 0 else -1,
+            pid=None if death is None else death.pid,
+            exit_code=None if death is None else death.returncode,
+            ip=self._host,
+            last_lines=() if death is None else death.last_lines,
+            log=self.log_of(held),
+        )
+        held.say(Word(index, Verb.FAILED, (error_payload(error),), NOBODY))
+        self._publish(held)
+
+    def log_of(self, held: Held) -> str:
+        """Where the output of a job's executors on this machine is kept."""
+        return self.log_folder(held.job)
+
+    log_folder: Callable[[bytes], str]
+
+    # -- taking back -------------------------------------------------------------------------
+
+    def interrupt(self, held: Held, indexes: set[int], *, force: set[int]) -> None:
+        """Somebody else's word decided these running tasks: stop them."""
+        for worker in self.workers.all:
+            for ticket, assigned in list(worker.tickets.items()):
+                if assigned.held is not held or assigned.index not in indexes:
+                    continue
+                if assigned.index in force:
+                    worker.kill()
+                elif worker.running_ticket() == ticket:
+                    worker.send(m.Interrupt(ticket))
+                else:
+                    self._recall(worker)
+
+    def look(self) -> None:
+        """Now and then: free calls stuck behind a long one; let idle executors go."""
+        now_s = self._clock()
+        for worker in self.workers.all:
+            stuck = len(worker.tickets) > 1 and now_s - worker.progress_s > RECALL_S
+            if stuck and worker.demand and self._resources.room_for(worker.demand):
+                self._recall(worker)
+        self.workers.trim(self._resources.slots, now_s, IDLE_S)
+
+    def _recall(self, worker: Worker) -> None:
+        if not worker.recalled:
+            worker.recalled = True
+            worker.send(m.Recall())
+
+    def _rested(self, worker: Worker) -> None:
+        if not worker.tickets:
+            self._release(worker)
+
+    def _release(self, worker: Worker) -> None:
+        """It has nothing to do: its slot is free, and it is warm."""
+        if worker.demand is None:
+            return
+        if not worker.lent:
+            self._resources.give(worker.demand)
+        worker.demand = None
+        worker.lent = False
+        worker.queued_us = 0.0
+        if worker in self.workers.all and worker.available:
+            self.workers.rest(worker, self._clock())
+
+
+def place(word: Word, batch: bytes, nonce: str) -> Procedure[Word]:
+    """Make objects of the values that an executor spooled; returns the word that names them."""
+    values = []
+    for number, value in enumerate(word.values):
+        path = codec.local_path(value)
+        if path is None:
+            values.append(value)
+            continue
+        spooled = Path(path)
+        size_bytes = spooled.stat().st_size
+        key = layout.result_object(ids.object_id(batch, word.index, number), nonce)
+        yield Adopt(key, spooled)
+        values.append(codec.stored(key, size_bytes))
+    return Word(word.index, word.verb, tuple(values), word.attempt, word.contains)

@@ -1,0 +1,198 @@
+"""What executors and drivers ask of their agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloudray import ids
+from cloudray.agent.connection import Connection
+from cloudray.agent.discovery import Discovery
+from cloudray.agent.dispatcher import Dispatcher
+from cloudray.agent.functions import Functions
+from cloudray.agent.holdings import Holdings
+from cloudray.agent.io import Io
+from cloudray.agent.resolver import Resolver
+from cloudray.agent.workers import Worker, Workers
+from cloudray.protocol import claims
+from cloudray.protocol import messages as m
+from cloudray.protocol.records import Word
+from cloudray.protocol.results import Results
+from cloudray.store import Ledger, layout
+from cloudray.store.base import Adopt
+from cloudray.store.layout import QueueName
+from cloudray.store.procedures import Procedure
+
+_log = logging.getLogger(__name__)
+
+
+class Driver:
+    """A driver that is attached for one job."""
+
+    def __init__(self, connection: Connection, message: m.Attach) -> None:
+        self.connection = connection
+        self.job = message.job
+        self.want_logs = message.want_logs
+
+
+class Gateway:
+    """Sorts messages by who sent them."""
+
+    def __init__(
+        self,
+        io: Io,
+        functions: Functions,
+        resolver: Resolver,
+        dispatcher: Dispatcher,
+        holdings: Holdings,
+        discovery: Discovery,
+        greeting: Callable[[], m.Greeting],
+        nodes: Callable[[], Procedure[list[dict[str, Any]]]],
+        ledger: Ledger,
+        node: str,
+    ) -> None:
+        self._io = io
+        self._functions = functions
+        self._resolver = resolver
+        self._dispatcher = dispatcher
+        self._holdings = holdings
+        self._discovery = discovery
+        self._greeting = greeting
+        self._nodes = nodes
+        self._ledger = ledger
+        self._node = node
+        self._clock = asyncio.get_running_loop().time
+        self.workers: Workers
+        self.drivers: set[Driver] = set()
+
+    # -- connections -------------------------------------------------------------------------
+
+    def connection(self) -> Connection:
+        """A protocol for a new connection."""
+        return Connection(self._message, self._closed)
+
+    def published(self, batch: bytes, following: int) -> None:
+        """Tell the drivers of a job that a journal has grown."""
+        job = ids.job_of(batch)
+        for driver in self.drivers:
+            if driver.job == job:
+                driver.connection.send(m.Published(batch, following))
+
+    def printed(self, job: bytes, lines: tuple[m.Line, ...]) -> None:
+        """Pass on what tasks printed."""
+        for driver in self.drivers:
+            if driver.job == job and driver.want_logs:
+                driver.connection.send(m.Printed(job, lines))
+
+    def _closed(self, connection: Connection) -> None:
+        peer = connection.peer
+        if isinstance(peer, Driver):
+            self.drivers.discard(peer)
+
+    def _message(self, connection: Connection, message: m.Message) -> None:
+        peer = connection.peer
+        if isinstance(peer, Worker):
+            self._from_executor(peer, message)
+        elif isinstance(message, m.Ready):
+            self._executor_ready(connection, message)
+        elif isinstance(message, m.Attach):
+            driver = Driver(connection, message)
+            connection.peer = driver
+            self.drivers.add(driver)
+            connection.send(self._greeting())
+        elif isinstance(message, m.Ring):
+            self._discovery.heard(message.stems)
+        elif isinstance(message, m.Ask):
+            payload = msgspec.msgpack.encode(self._ledger.as_dict())
+            connection.send(m.Answer(message.request, payload))
+        elif isinstance(message, m.Look):
+            for batch in message.batches:
+                self._holdings.look_at(batch)
+        else:
+            _log.warning("hung up on a peer that sent %s", type(message).__name__)
+            connection.close()
+
+    def _executor_ready(self, connection: Connection, message: m.Ready) -> None:
+        kind = self.workers.kind_of(message.token)
+        if kind is None:
+            connection.close()
+            return
+        job = self._functions.job(kind.job)
+        worker = self.workers.connected(
+            connection, message.token, job, self._node, self._dispatcher.log_folder(kind.job)
+        )
+        connection.peer = worker
+        self.workers.rest(worker, self._clock())
+        self._dispatcher.run()
+
+    # -- executors ---------------------------------------------------------------------------
+
+    def _from_executor(self, worker: Worker, message: m.Message) -> None:
+        if isinstance(message, m.Outcomes):
+            # What it printed before it ended comes before its end.
+            for output in worker.outputs:
+                output.drain()
+            self._dispatcher.outcomes(worker, message)
+            self._discovery.claim()
+        elif isinstance(message, m.Blocked):
+            self._dispatcher.blocked(worker, blocked=message.blocked)
+        elif isinstance(message, m.Want):
+            for identifier in message.identifiers:
+                self._resolver.want(identifier, partial(self._resolved, worker, identifier))
+        elif isinstance(message, m.Submit):
+            self._submit(message)
+        elif isinstance(message, m.Blob):
+            identifier = bytes((worker.kind.days,)) + worker.kind.job
+            self._io.run(
+                self._functions.upload(
+                    identifier, worker.kind.job, message.digest, message.pickled
+                )
+            )
+        elif isinstance(message, m.Keep):
+            key = layout.put_object(message.identifier)
+            self._io.run(_adopt(key, Path(message.path)))
+        elif isinstance(message, m.Cancel):
+            self._cancel(message)
+        elif isinstance(message, m.Returned):
+            self._dispatcher.returned(worker, message.tickets)
+        elif isinstance(message, m.Ask):
+            self._io.run(self._nodes(), partial(self._answer, worker, message.request))
+
+    def _resolved(self, worker: Worker, identifier: bytes, verb: int, payload: bytes) -> None:
+        if not worker.resolved:
+            asyncio.get_running_loop().call_soon(self._send_resolved, worker)
+        worker.resolved.append((identifier, verb, payload))
+
+    def _send_resolved(self, worker: Worker) -> None:
+        outcomes, worker.resolved = tuple(worker.resolved), []
+        worker.send(m.Resolved(outcomes))
+
+    def _submit(self, message: m.Submit) -> None:
+        batch = message.batch
+        name = QueueName(
+            message.klass, message.priority, batch.id, len(batch.tasks), message.estimated_ms
+        )
+        self._io.run(claims.submit(name, batch), lambda _: self._discovery.offer(name, urgent=True))
+
+    def _cancel(self, message: m.Cancel) -> None:
+        # A fold of its own: the shared ones have procedures at work on them.
+        results = Results()
+
+        def cancelled(_: Word) -> None:
+            for batch in results.journals:
+                self._holdings.look_at(batch)
+
+        self._io.run(results.cancel(message.identifier, force=message.force), cancelled)
+
+    def _answer(self, worker: Worker, request: int, nodes: list[dict[str, Any]]) -> None:
+        worker.send(m.Answer(request, msgspec.msgpack.encode(nodes)))
+
+
+def _adopt(key: str, path: Path) -> Procedure[None]:
+    yield Adopt(key, path)

@@ -1,0 +1,287 @@
+"""The batches this agent holds: from a won claim to the last word in the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from cloudray import ids
+from cloudray.agent.dispatcher import Dispatcher
+from cloudray.agent.functions import Functions, MissingFunctionError
+from cloudray.agent.held import NOBODY, Held, Status
+from cloudray.agent.io import Io
+from cloudray.agent.resolver import Resolver
+from cloudray.exceptions import OwnerDiedError, RaySystemError, TaskCancelledError
+from cloudray.protocol import claims, sharing
+from cloudray.protocol import journal as journals
+from cloudray.protocol.claims import Won
+from cloudray.protocol.records import Cluster, Parent, Verb, Word
+from cloudray.store.layout import QueueName
+from cloudray.store.procedures import Procedure
+from cloudray.values.outcomes import error_payload
+
+_log = logging.getLogger(__name__)
+
+#: While its tasks run, a batch's journal (and its parent's) is looked at every so many commits.
+LOOK_COMMITS = 5
+
+
+class Holdings:
+    """Takes batches on, publishes what is said about their tasks, and lets them go."""
+
+    def __init__(
+        self,
+        io: Io,
+        settings: Cluster,
+        functions: Functions,
+        resolver: Resolver,
+        clock: Callable[[], float],
+        on_published: Callable[[bytes, int], None],
+        on_room: Callable[[], None],
+    ) -> None:
+        self._io = io
+        self._settings = settings
+        self._functions = functions
+        self._resolver = resolver
+        self._clock = clock
+        self._on_published = on_published
+        self._on_room = on_room
+        self.dispatcher: Dispatcher
+        self.by_batch: dict[bytes, Held] = {}
+        self._looked_s = 0.0
+
+    # -- taking on ---------------------------------------------------------------------------
+
+    def take(self, name: QueueName, won: Won) -> None:
+        """A claim was won: prepare its tasks, at once where nothing has to be read first."""
+        job = ids.job_of(name.batch)
+        known = self._functions.all_of(won.batch, job)
+        if known is not None and not any(task.origin for task in won.batch.tasks):
+            self._begin(Held(name, won, known, job, self._clock()))
+        else:
+            self._io.spawn(self._prepare(name, won, job))
+
+    async def _prepare(self, name: QueueName, won: Won, job: bytes) -> None:
+        await self._io.do(sharing.settle(won.batch, won.journal, claim=won.claim))
+        try:
+            known = await self._io.do(self._functions.read(won.batch, job))
+        except MissingFunctionError as missing:
+            payload = error_payload(RaySystemError(str(missing)))
+            words = [
+                Word(index, Verb.FAILED, (payload,), NOBODY)
+                for index in range(len(won.batch.tasks))
+            ]
+            await self._io.do(journals.append(won.journal, words, claim=won.claim))
+            await self._io.do(claims.retire(name))
+            return
+        self._begin(Held(name, won, known, job, self._clock()))
+
+    def _begin(self, held: Held) -> None:
+        self.by_batch[held.batch.id] = held
+        held.note(list(held.journal.decided))
+        self._resolver.hold(held.journal)
+        for index, task in enumerate(held.batch.tasks):
+            if held.status[index] is Status.SAID:
+                continue
+            if task.depends_on or task.arguments_id:
+                self._await_arguments(held, index)
+            else:
+                self.dispatcher.ready(held, index)
+        self.dispatcher.run()
+        self.consider(held)
+
+    def _await_arguments(self, held: Held, index: int) -> None:
+        task = held.batch.tasks[index]
+        held.values[index] = [b""] * len(task.depends_on)
+        held.missing[index] = len(task.depends_on) + bool(task.arguments_id)
+        for position, identifier in enumerate(task.depends_on):
+            self._resolver.want(identifier, partial(self._argument, held, index, position))
+        if task.arguments_id:
+            self._resolver.want(task.arguments_id, partial(self._argument, held, index, -1))
+
+    def _argument(self, held: Held, index: int, position: int, verb: int, payload: bytes) -> None:
+        if held.dropped or held.status[index] is not Status.WAITING:
+            return
+        if verb != Verb.DONE:
+            # A failed dependency fails its dependents with the same error; they never run.
+            if verb == Verb.CANCELLED:
+                identifier = held.batch.tasks[index].depends_on[position]
+                task_id = identifier[: ids.BATCH_ID_BYTES + 2].hex()
+                payload = error_payload(TaskCancelledError(task_id))
+            held.say(Word(index, Verb.FAILED, (payload,), NOBODY))
+            self.consider(held)
+            return
+        if position < 0:
+            held.argument_files[index] = payload
+        else:
+            held.values[index][position] = payload
+        held.missing[index] -= 1
+        if held.missing[index] == 0:
+            del held.missing[index]
+            self.dispatcher.ready(held, index)
+            self._run_soon()
+
+    _running_soon = False
+
+    def _run_soon(self) -> None:
+        if not self._running_soon:
+            self._running_soon = True
+            asyncio.get_running_loop().call_soon(self._run_now)
+
+    def _run_now(self) -> None:
+        self._running_soon = False
+        self.dispatcher.run()
+
+    @property
+    def waiting_tasks(self) -> int:
+        """How many tasks wait for arguments."""
+        return sum(len(held.missing) for held in self.by_batch.values())
+
+    # -- publishing --------------------------------------------------------------------------
+
+    def consider(self, held: Held) -> None:
+        """Publish now if the batch is over or a commit interval has passed, else then."""
+        if held.busy or held.dropped:
+            return
+        if held.unsaid == 0 and not held.outbox:
+            self._publish(held)
+            return
+        if not held.outbox:
+            return
+        due_s = held.published_s + self._settings.commit_s
+        now_s = self._clock()
+        if held.unsaid == 0 or now_s >= due_s:
+            self._publish(held)
+        elif not held.timer:
+            held.timer = True
+            asyncio.get_running_loop().call_later(due_s - now_s, self._due, held)
+
+    def _due(self, held: Held) -> None:
+        held.timer = False
+        self.consider(held)
+
+    def _publish(self, held: Held) -> None:
+        now_s = self._clock()
+        words = held.take_outbox(now_s, self._settings.commit_s)
+        held.published_s = now_s
+        held.busy = True
+        self._io.run(
+            journals.append(
+                held.journal, words, claim=held.claim, durations=held.take_durations()
+            ),
+            partial(self._published, held),
+        )
+
+    def _published(self, held: Held, fresh: list[int]) -> None:
+        held.busy = False
+        self.learned(held, fresh)
+        if held.dropped:
+            return
+        self.consider(held)
+        if held.look_again and not held.busy:
+            held.look_again = False
+            self.look_at(held.batch.id)
+
+    def learned(self, held: Held, fresh: list[int]) -> None:
+        """The journal decided these tasks: stop what runs in vain, and tell who waits."""
+        running = {index for index in fresh if index in held.running}
+        held.note(fresh)
+        if running:
+            forced = {
+                index for index in running if held.journal.decided[index].values == (b"force",)
+            }
+            self.dispatcher.interrupt(held, running, force=forced)
+        if fresh:
+            self._resolver.decided(held.batch.id, fresh)
+            self._on_published(held.batch.id, held.journal.next)
+        if held.journal.complete and not held.dropped:
+            self._finish(held)
+
+    def _finish(self, held: Held) -> None:
+        self.drop(held)
+        self._io.run(claims.retire(held.name))
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._settings.lease_s, self._forget_claims, held.name, held.claim)
+        self._on_room()
+
+    def _forget_claims(self, name: QueueName, claim: int) -> None:
+        self._io.spawn(self._delete_claims(name, claim))
+
+    async def _delete_claims(self, name: QueueName, claim: int) -> None:
+        await self._io.store.perform_async(claims.forget(name, claim))
+
+    def drop(self, held: Held) -> None:
+        """Stop caring about a batch: it is finished, or another's."""
+        held.dropped = True
+        self.by_batch.pop(held.batch.id, None)
+        self._resolver.let_go(held.batch.id)
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def look_at(self, batch: bytes) -> None:
+        """Somebody wrote into a journal: see what, if the batch is ours."""
+        held = self.by_batch.get(batch)
+        if held is None:
+            return
+        if held.busy:
+            held.look_again = True
+            return
+        held.busy = True
+        self._io.run(journals.catch_up(held.journal), partial(self._published, held))
+
+    def tick(self) -> None:
+        """Every commit interval: say STARTED of what runs long; now and then look for news."""
+        now_s = self._clock()
+        commit_s = self._settings.commit_s
+        look = now_s - self._looked_s >= LOOK_COMMITS * commit_s
+        if look:
+            self._looked_s = now_s
+        for held in list(self.by_batch.values()):
+            if held.busy or held.dropped:
+                continue
+            if any(
+                now_s - since_s >= commit_s
+                and (held.claim, held.attempts.get(index, 0))
+                not in held.journal.started.get(index, ())
+                for index, since_s in held.running.items()
+            ):
+                self._publish(held)
+            elif look and (held.running or held.missing):
+                self.look_at(held.batch.id)
+            if look and held.batch.parent is not None and not held.dropped:
+                self._io.run(
+                    _parents_word(held.batch.parent), partial(self._parent_looked_at, held)
+                )
+
+    def _parent_looked_at(self, held: Held, orphaned: bool) -> None:  # noqa: FBT001 - a callback
+        if not orphaned or held.dropped:
+            return
+        error = OwnerDiedError(
+            held.batch.id.hex(),
+            reason="the attempt that submitted this task failed or was cancelled",
+        )
+        payload = error_payload(error)
+        running = set(held.running)
+        for index, status in enumerate(held.status):
+            if status is not Status.SAID:
+                held.say(Word(index, Verb.FAILED, (payload,), NOBODY))
+        self.dispatcher.interrupt(held, running, force=set())
+        self.consider(held)
+
+
+def _parents_word(parent: Parent) -> Procedure[bool]:
+    """Whether an attempt's children are orphans: its task is final by another's word.
+
+    A child of a winning attempt goes on; so does one whose parent still runs, or was moved.
+    """
+    journal = journals.Journal(parent.batch)
+    yield from journals.catch_up(journal)
+    word = journal.decided.get(parent.index)
+    if word is None or word.verb is Verb.MOVED:
+        return False
+    won = (journal.claims[parent.index], word.attempt) == (parent.claim, parent.attempt)
+    return word.verb is Verb.CANCELLED or not won
+
+

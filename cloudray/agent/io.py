@@ -1,0 +1,65 @@
+"""Running protocol procedures from the event loop, at once where the store allows it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from cloudray.store.base import Store
+from cloudray.store.procedures import Procedure, drive, drive_async
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class Io:
+    """The agent's way to the store.
+
+    With an inline store (a directory in memory) a procedure runs within the call, so a task
+    costs no trip around the event loop; with any other it runs as a task of the loop.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def run(self, procedure: Procedure[_T], then: Callable[[_T], None] | None = None) -> None:
+        """Run a procedure, and `then` with its result."""
+        if self.store.inline:
+            result = drive(self.store, procedure)
+            if then is not None:
+                then(result)
+        else:
+            self.spawn(self._run(procedure, then))
+
+    async def do(self, procedure: Procedure[_T]) -> _T:
+        """Run a procedure and wait for its result."""
+        return await drive_async(self.store, procedure)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the background; an error in it is logged with its traceback."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def settle(self) -> None:
+        """Wait for what is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel(self) -> None:
+        """Stop what is under way."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _run(self, procedure: Procedure[_T], then: Callable[[_T], None] | None) -> None:
+        result = await drive_async(self.store, procedure)
+        if then is not None:
+            then(result)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("background work of the agent failed", exc_info=error)

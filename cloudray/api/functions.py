@@ -1,0 +1,167 @@
+"""`remote`: functions whose calls run elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, Unpack, overload
+
+from cloudray import context
+from cloudray.api.options import TaskOptions, merge, validate_task_options
+from cloudray.api.prepare import pickle_function, prepare
+from cloudray.api.signature import Signature
+from cloudray.api.typing import (
+    P,
+    R,
+    RemoteArguments,
+    RemoteDecorator,
+    RemoteDecoratorReturning,
+    Several,
+    TypedRemoteFunction,
+)
+from cloudray.protocol.batching import MAX_INLINE_BYTES
+from cloudray.protocol.buffer import Prepared
+from cloudray.refs import ObjectRef
+from cloudray.values.arguments import pack_arguments
+
+
+class RemoteFunction:
+    """A function whose `.remote()` runs it on the cluster. Made by `remote`, not by hand."""
+
+    def __init__(self, function: Callable[..., Any], options: TaskOptions) -> None:
+        self._function = function
+        self._options = options
+        self._name = getattr(function, "__qualname__", repr(function))
+        self._signature = Signature.of(function)
+        self._fewest = self._signature.min_positional
+        self._most = self._signature.max_positional
+        self._pickled: bytes | None = None
+        #: what the client that was current at the last call wants for calls
+        self._ready: tuple[context.Client, Prepared] | None = None
+        functools.update_wrapper(self, function)
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function on the cluster; returns at once.
+
+        Arguments are passed by value; an `ObjectRef` given directly (not inside a container)
+        is replaced by the value it stands for. Returns an `ObjectRef`, a list of them when
+        `num_returns` is above 1, or None when it is 0.
+
+        Raises TypeError when the arguments do not fit the function's signature, or cannot be
+        pickled.
+        """
+        if kwargs or not self._fewest <= len(args) <= self._most:
+            self._signature.check(args, kwargs)
+        client = context.current() or context.client()
+        ready = self._ready
+        if ready is None or ready[0] is not client:
+            ready = self._ready = (client, client.prepare(self, self._options))
+        if not args and not kwargs:
+            return client.submit(ready[1], b"", b"", (), ())
+        serialized, depends_on = pack_arguments(args, kwargs, f"an argument of {self._name}")
+        if serialized.size_bytes > MAX_INLINE_BYTES:
+            identifier = client.store_value(serialized.parts)
+            return client.submit(ready[1], b"", identifier, depends_on, serialized.contains)
+        return client.submit(ready[1], serialized.to_bytes(), b"", depends_on, serialized.contains)
+
+    def options(self, **changes: Any) -> RemoteFunction:
+        """The same function with other options, for one call or several.
+
+        Takes what `remote` takes, except `max_calls`.
+        """
+        validate_task_options(changes, in_options=True)
+        changed = RemoteFunction.__new__(RemoteFunction)
+        changed.__dict__.update(self.__dict__)
+        changed._options = merge(self._options, changes)  # noqa: SLF001 - it is one of us
+        changed._ready = None  # noqa: SLF001
+        return changed
+
+    def prepared(self, options: TaskOptions) -> tuple[Prepared, bytes]:
+        """For clients: the function with options, and its pickle."""
+        if self._pickled is None:
+            self._pickled = pickle_function(self._function, self._name)
+        return prepare(self._pickled, self._name, options), self._pickled
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Refuse: a remote function runs elsewhere."""
+        msg = (
+            f"Remote functions cannot be called directly. Instead of running '{self._name}()', "
+            f"try '{self._name}.remote()'."
+        )
+        raise TypeError(msg)
+
+    def __repr__(self) -> str:
+        return f"<remote function {self._name}>"
+
+    def __reduce__(self) -> tuple[Callable[..., RemoteFunction], tuple[Any, ...]]:
+        return RemoteFunction, (self._function, self._options)
+
+
+@overload
+def remote(
+    function: Callable[P, Coroutine[Any, Any, R]], /
+) -> TypedRemoteFunction[Callable[P, Coroutine[Any, Any, R]], ObjectRef[R]]: ...
+@overload
+def remote(function: Callable[P, R], /) -> TypedRemoteFunction[Callable[P, R], ObjectRef[R]]: ...
+@overload
+def remote(
+    *, num_returns: Literal[1] = 1, **options: Unpack[RemoteArguments]
+) -> RemoteDecorator: ...
+@overload
+def remote(
+    *, num_returns: Literal[0], **options: Unpack[RemoteArguments]
+) -> RemoteDecoratorReturning[None]: ...
+@overload
+def remote(
+    *, num_returns: Several, **options: Unpack[RemoteArguments]
+) -> RemoteDecoratorReturning[list[ObjectRef[Any]]]: ...
+@overload
+def remote(
+    *, num_returns: int | None, **options: Unpack[RemoteArguments]
+) -> RemoteDecoratorReturning[Any]: ...
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function remote: `f.remote(...)` runs it on the cluster and returns an `ObjectRef`.
+
+    Used bare (`@remote`), with options (`@remote(num_cpus=2, max_retries=0)`), or as a call
+    (`remote(function)`). The options are those of Ray's `ray.remote`; see `docs/options.md`.
+
+    Raises TypeError or ValueError, in Ray's words, for an option that does not exist, a value
+    of the wrong type, or positional options.
+
+    >>> import cloudray
+    >>> cloudray.remote(len)
+    <remote function len>
+    """
+    if len(args) == 1 and not options and callable(args[0]):
+        return _make(args[0], TaskOptions())
+    if args or not options:
+        msg = (
+            "The @cloudray.remote decorator must be applied either with no arguments and no "
+            "parentheses, for example '@cloudray.remote', or it must be applied using some of "
+            "the arguments in the list of options, for example '@cloudray.remote(num_returns=2, "
+            'resources={"CustomResource": 1})\'.'
+        )
+        raise TypeError(msg)
+    validate_task_options(options, in_options=False)
+    chosen = merge(TaskOptions(), options)
+    return lambda function: _make(function, chosen)
+
+
+def _make(function: Any, options: TaskOptions) -> RemoteFunction:
+    if isinstance(function, RemoteFunction):
+        msg = f"{function!r} is a remote function already: use .options() to change its options"
+        raise TypeError(msg)
+    if inspect.isclass(function):
+        msg = (
+            f"remote classes (actors) are not supported yet: {function.__qualname__} is a class. "
+            "Only functions can be remote in this version."
+        )
+        raise TypeError(msg)
+    if not callable(function):
+        msg = (
+            "The @cloudray.remote decorator must be applied to a function, not to a "
+            f"{type(function).__name__}."
+        )
+        raise TypeError(msg)
+    return RemoteFunction(function, options)

@@ -1,0 +1,74 @@
+"""A function made ready to travel: pickled, named by its content, its demand and class known."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+from cloudray.api.options import TaskOptions
+from cloudray.protocol.buffer import Prepared
+from cloudray.protocol.demand import class_of, to_units
+from cloudray.protocol.records import Shape
+from cloudray.values.inspect import why_not_picklable
+
+#: Ray's limits for a pickled function.
+WARN_BYTES = 10 << 20
+MAX_BYTES = 100 << 20
+_PRIORITY = 5
+
+
+def pickle_function(function: Callable[..., Any], name: str) -> bytes:
+    """Pickle a function; raises ValueError when it is too large, TypeError when it cannot be."""
+    try:
+        pickled: bytes = cloudpickle.dumps(function, protocol=5)
+    except Exception as error:
+        raise TypeError(why_not_picklable(function, f"the function {name}", error)) from error
+    size_mib = len(pickled) / (1 << 20)
+    if len(pickled) > MAX_BYTES:
+        msg = (
+            f"The remote function {name} is too large ({size_mib:.0f} MiB > "
+            f"FUNCTION_SIZE_ERROR_THRESHOLD={MAX_BYTES >> 20} MiB). Check that its definition is "
+            "not implicitly capturing a large array or other object in scope. Tip: use "
+            "cloudray.put() to put large objects in the object store."
+        )
+        raise ValueError(msg)
+    if len(pickled) > WARN_BYTES:
+        warnings.warn(
+            f"The remote function {name} is very large ({size_mib:.0f} MiB). Check that its "
+            "definition is not implicitly capturing a large array or other object in scope. "
+            "Tip: use cloudray.put() to put large objects in the object store.",
+            stacklevel=4,
+        )
+    return pickled
+
+
+def prepare(pickled: bytes, name: str, options: TaskOptions) -> Prepared:
+    """What all calls of a function with these options share."""
+    demand = {
+        "CPU": to_units(options.num_cpus),
+        "GPU": to_units(options.num_gpus),
+        "memory": to_units(options.memory),
+        **{key: to_units(amount) for key, amount in options.resources.items()},
+    }
+    demand = {key: units for key, units in demand.items() if units}
+    retryable = options.retry_exceptions
+    max_calls = options.max_calls
+    if max_calls is None:
+        # Ray's default: a process that used a GPU goes, so that it frees the GPU's memory.
+        max_calls = 1 if options.num_gpus else 0
+    shape = Shape(
+        function=hashlib.sha256(pickled).hexdigest(),
+        name=options.name or name,
+        num_returns=options.num_returns,
+        demand=demand,
+        max_retries=options.max_retries,
+        retry_exceptions=retryable if isinstance(retryable, bool) else cloudpickle.dumps(retryable),
+        max_calls=max_calls,
+        env_vars=options.env_vars,
+        function_name=name,
+    )
+    return Prepared(shape, class_of(demand), _PRIORITY, options.max_retries == 0)

@@ -1,0 +1,204 @@
+"""An exception as something that can travel: its traceback as text, itself as bytes.
+
+Pickle calls an exception's class with its `args`, which fails, or quietly garbles the message,
+for every class whose constructor takes something else, and it forgets `__slots__`. Here an
+exception whose class does not say itself how it is pickled is rebuilt from its parts, without
+calling its constructor, as what it was.
+
+Nothing here knows an error of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import GetSetDescriptorType, MemberDescriptorType, new_class
+from typing import Any
+from weakref import WeakValueDictionary
+
+import cloudpickle
+
+PROTOCOL = 5
+_OURS = f"{Path(__file__).parent}{os.sep}"
+_HEAP_TYPE = 1 << 9  # set in the flags of classes that Python code made
+
+
+def format_traceback(error: BaseException) -> str:
+    """The traceback of an exception and its causes as Python prints it, without our frames.
+
+    A traceback that has no other frames than ours keeps them: then the mistake is ours.
+
+    >>> print(format_traceback(ValueError("no such colour")))
+    ValueError: no such colour
+    """
+    printed = traceback.TracebackException.from_exception(error, compact=True)
+    for part in _parts(printed):
+        theirs = [frame for frame in part.stack if not frame.filename.startswith(_OURS)]
+        if theirs:
+            part.stack[:] = theirs
+    return "".join(printed.format()).rstrip("\n")
+
+
+def _parts(printed: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    waiting = [printed]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting += part.exceptions or ()
+        waiting += [linked for linked in (part.__cause__, part.__context__) if linked]
+
+
+def dumps(error: BaseException) -> bytes:
+    """Pickle an exception so that `loads` gives it back, which is tried at once.
+
+    Raises whatever pickling or unpickling raised when neither way of doing it works.
+
+    >>> loads(dumps(KeyError("colour")))
+    KeyError('colour')
+    """
+    by_parts = _ByParts(error)
+    ways: tuple[object, object] = (error, by_parts)
+    if not _says_how_it_is_pickled(type(error)):
+        ways = (by_parts, error)
+    try:
+        return _dump_and_try(ways[0])
+    except Exception as first:  # noqa: BLE001 - its class is the user's and may raise anything
+        try:
+            return _dump_and_try(ways[1])
+        except Exception:  # noqa: BLE001 - as above; the first way's reason says more
+            raise first from None
+
+
+def loads(body: bytes) -> Any:
+    """The exception that `dumps` was given. Raises whatever unpickling it raises."""
+    return pickle.loads(body)
+
+
+def rebuild(
+    error_class: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
+    """An exception of this class with these `args` and attributes.
+
+    No constructor written in Python is called.
+
+    >>> rebuild(OSError, (2, "No such file"), {}).errno
+    2
+    """
+    builtin = _builtin_base(error_class)
+    error = builtin.__new__(error_class, *args)
+    builtin.__init__(error, *args)
+    # Neither a property nor a __setattr__ of the class (it may be frozen) has a say in this.
+    elsewhere = fields_outside_dict(error_class)
+    for name, value in state.items():
+        if name in elsewhere:
+            elsewhere[name].__set__(error, value)
+        else:
+            error.__dict__[name] = value
+    return error
+
+
+def fields_outside_dict(
+    error_class: type[BaseException],
+) -> dict[str, MemberDescriptorType | GetSetDescriptorType]:
+    """The attributes that are not in an exception's `__dict__`: those of C classes, and slots.
+
+    >>> sorted(fields_outside_dict(ImportError))
+    ['msg', 'name', 'path']
+    """
+    return {
+        name: member
+        for base in reversed(error_class.__mro__)
+        if base not in (object, BaseException, Exception)
+        for name, member in vars(base).items()
+        if isinstance(member, (MemberDescriptorType, GetSetDescriptorType))
+        and name not in {"__dict__", "__weakref__"}
+    }
+
+
+#: What `class_of_both` made, by both classes; each lives as long as something uses it.
+_both: WeakValueDictionary[tuple[type, type], type[BaseException]] = WeakValueDictionary()
+
+
+def class_of_both(
+    error_class: type[BaseException], cause_class: type[BaseException]
+) -> type[BaseException]:
+    """A class named like `RayTaskError(ValueError)` that inherits from both, made once.
+
+    Its instances have a `.cause`, where they find what they do not have themselves. Raises
+    whatever the cause's class, its metaclass or Python says to a class that cannot be.
+    """
+    known = _both.get((error_class, cause_class))
+    if known is not None:
+        return known
+    body: dict[str, Any] = {
+        field: _field_of_cause(field)
+        for field in fields_outside_dict(cause_class)
+        if not hasattr(error_class, field)
+    }
+    body |= {"__module__": error_class.__module__, "__getattr__": _attribute_of_cause}
+    made = new_class(
+        f"{error_class.__name__}({cause_class.__name__})",
+        (error_class, cause_class),
+        exec_body=lambda namespace: namespace.update(body),
+    )
+    return _both.setdefault((error_class, cause_class), made)
+
+
+def _field_of_cause(field: str) -> property:
+    # An instance has such a field of its own, empty, so `__getattr__` would not be asked.
+    return property(
+        lambda self: getattr(self.cause, field),
+        lambda self, value: setattr(self.cause, field, value),
+    )
+
+
+def _attribute_of_cause(self: Any, name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return getattr(self.cause, name)
+
+
+class _ByParts:
+    """Pickles as a call of `rebuild`."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Callable[..., BaseException], tuple[Any, ...]]:
+        error = self._error
+        # A builtin class knows what restores its fields: OSError adds its filename to the
+        # arguments, ImportError says its names as state.
+        reduced: Any = _builtin_base(type(error)).__reduce__(error)
+        _, args, *more = reduced
+        state: dict[str, Any] = {}
+        for part in (*more, object.__getstate__(error)):
+            for attributes in part if isinstance(part, tuple) else (part,):
+                state |= attributes or {}
+        return rebuild, (type(error), args, state)
+
+
+def _dump_and_try(value: object) -> bytes:
+    body: bytes = cloudpickle.dumps(value, PROTOCOL)
+    pickle.loads(body)
+    return body
+
+
+def _says_how_it_is_pickled(error_class: type[BaseException]) -> bool:
+    return any(
+        name in vars(base)
+        for base in error_class.__mro__
+        if base.__flags__ & _HEAP_TYPE
+        for name in ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
+    )
+
+
+def _builtin_base(error_class: type[BaseException]) -> type[BaseException]:
+    """The class written in C whose memory layout this class extends."""
+    base: Any = error_class
+    while base.__flags__ & _HEAP_TYPE:
+        base = base.__base__
+    found: type[BaseException] = base
+    return found

@@ -1,0 +1,1 @@
+"""The user's process: submits batches, follows their journals, prints what tasks print."""

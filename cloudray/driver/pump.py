@@ -1,0 +1,116 @@
+"""Who listens: the thread that waits for a value, or one in the background.
+
+Handing a message from a listening thread to a waiting one costs more than a tiny task does, so
+whoever waits listens itself. The background thread listens only while nobody waits, and sees to
+what must happen even then: buffers that are due, lines to print, futures.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+#: How often the background thread looks while the driver is submitting.
+_TICK_S = 0.004
+#: After this long without submissions it sleeps until a message comes.
+_QUIET_S = 0.5
+#: A waiter that does not listen looks this often whether it should.
+_TURN_S = 0.05
+
+
+class Pump:
+    """Takes turns at listening.
+
+    `turn(timeout_s)` waits for messages and handles them, `tick()` does what is due anyway and
+    says whether anything is left to see to, `wake()` makes `turn` return.
+    """
+
+    def __init__(
+        self,
+        turn: Callable[[float], None],
+        tick: Callable[[], bool],
+        wake: Callable[[], None],
+        changed: threading.Condition,
+    ) -> None:
+        self._turn = turn
+        self._tick = tick
+        self._wake = wake
+        self._changed = changed
+        self._leading = threading.Lock()
+        self._waiting = 0
+        #: the background thread is in `turn`, or asleep: a submission must wake it
+        self.quiet = False
+        #: somebody waits for a future: listen even while nobody waits for a value
+        self.eager = False
+        self._closed = False
+        self._stirred = threading.Event()
+        self._thread = threading.Thread(
+            target=self._background, name="cloudray-driver", daemon=True
+        )
+        self._thread.start()
+
+    def stir(self) -> None:
+        """Something was submitted while all was quiet."""
+        self.quiet = False
+        self._wake()
+
+    def run_until(self, ready: Callable[[], bool], deadline_s: float | None) -> bool:
+        """Listen until `ready`; False when the deadline (monotonic) came first."""
+        self._waiting += 1
+        try:
+            while not ready():
+                left_s = 3600.0 if deadline_s is None else deadline_s - time.monotonic()
+                if left_s <= 0:
+                    return False
+                if self._leading.acquire(blocking=False):
+                    try:
+                        self._turn(left_s)
+                    finally:
+                        self._leading.release()
+                    with self._changed:
+                        self._changed.notify_all()
+                    continue
+                if self.quiet or self.eager:
+                    self.stir()
+                with self._changed:
+                    if not ready():
+                        self._changed.wait(min(left_s, _TURN_S))
+            return True
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """End the background thread."""
+        self._closed = True
+        self._stirred.set()
+        self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _background(self) -> None:
+        busy_s = time.monotonic()
+        while not self._closed:
+            if self._tick():
+                busy_s = time.monotonic()
+            if self._waiting:
+                # The waiters listen, and `turn` sees to what is due.
+                busy_s = time.monotonic()
+                self._stirred.wait(_TURN_S)
+                continue
+            self.quiet = quiet = time.monotonic() - busy_s > _QUIET_S
+            if quiet and self._tick():
+                # Submitted between the last look and `quiet`: nobody will wake us for it.
+                self.quiet = quiet = False
+            if not quiet and not self.eager:
+                self._stirred.wait(_TICK_S)
+            if self._leading.acquire(blocking=False):
+                try:
+                    self._turn(1.0 if quiet else _TICK_S if self.eager else 0.0)
+                finally:
+                    self.quiet = False
+                    self._leading.release()
+                with self._changed:
+                    self._changed.notify_all()
+            else:
+                self._stirred.wait(_TICK_S)

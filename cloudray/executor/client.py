@@ -1,0 +1,305 @@
+"""How user code in a task reaches the cluster: through the executor's agent."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloudray import ids
+from cloudray.protocol import messages as m
+from cloudray.protocol.batching import batch_limit
+from cloudray.protocol.buffer import Prepared, SubmitBuffer
+from cloudray.protocol.demand import from_units
+from cloudray.protocol.records import Batch, Parent, Shape
+from cloudray.refs import ObjectRef
+from cloudray.store import envelope
+from cloudray.store.layout import QueueName
+from cloudray.values.outcomes import Outcome, refs_of, settle, timed_out, value_of
+
+#: An executor knows nothing of other agents, so it sizes unmeasured batches as for one.
+_AGENTS = 1
+
+
+class Attempt:
+    """What one attempt of a task has submitted and stored so far."""
+
+    def __init__(self, call: m.Call, days: int, job: bytes) -> None:
+        self.call = call
+        self.prefix = ids.batch_prefix(days, job, ids.new_id())
+        self.buffer: SubmitBuffer | None = None
+        self.shape: Shape
+        self.cancelled = False
+
+
+class ExecutorClient:
+    """A `context.Client` that talks to the agent over the executor's link.
+
+    Results that were waited for are kept until the attempt ends.
+    """
+
+    def __init__(self, send: Callable[[m.Message], None], setup: m.Setup) -> None:
+        self._send = send
+        self._setup = setup
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._attempt: Attempt | None = None
+        self._outcomes: dict[bytes, Outcome] = {}
+        self._wanted: set[bytes] = set()
+        self._futures: dict[bytes, list[Future[Any]]] = {}
+        self._uploaded: set[str] = set()
+        self._blocked = 0
+        self._answers: dict[int, bytes] = {}
+        self._requests = 0
+
+    # -- the executor's side ---------------------------------------------------------------
+
+    def begin(self, attempt: Attempt) -> None:
+        """An attempt starts: what is submitted from now on is its own."""
+        self._attempt = attempt
+
+    def end(self) -> None:
+        """The attempt is over: store what it submitted, before its result may travel."""
+        attempt = self._attempt
+        if attempt is not None and attempt.buffer is not None:
+            with self._lock:
+                attempt.buffer.flush()
+                attempt.buffer = None
+        if self._outcomes:
+            with self._lock:
+                self._outcomes.clear()
+
+    def handle(self, message: m.Message) -> None:
+        """Take in what the agent sent for this client."""
+        settled: list[tuple[Future[Any], Outcome]] = []
+        with self._lock:
+            if isinstance(message, m.Resolved):
+                for identifier, verb, payload in message.outcomes:
+                    outcome = self._outcomes[identifier] = Outcome(verb, payload, identifier)
+                    self._wanted.discard(identifier)
+                    for future in self._futures.pop(identifier, ()):
+                        self._block(-1)
+                        settled.append((future, outcome))
+            elif isinstance(message, m.Answer):
+                self._answers[message.request] = message.payload
+            self._changed.notify_all()
+        for future, outcome in settled:
+            settle(future, outcome)
+
+    # -- context.Client --------------------------------------------------------------------
+
+    def prepare(self, function: Any, options: Any) -> Prepared:
+        """Ship a function with the next batch, unless this executor has done so before."""
+        prepared, pickled = function.prepared(options)
+        with self._lock:
+            if prepared.shape.function not in self._uploaded:
+                self._send(m.Blob(prepared.shape.function, pickled))
+                self._uploaded.add(prepared.shape.function)
+        return prepared  # type: ignore[no-any-return]
+
+    def submit(
+        self,
+        call: Prepared,
+        arguments: bytes,
+        arguments_id: bytes,
+        depends_on: tuple[bytes, ...],
+        contains: tuple[bytes, ...],
+    ) -> Any:
+        """Buffer a call of the running attempt."""
+        with self._lock:
+            buffer = self._buffer()
+            batch, index = buffer.add(call, arguments, arguments_id, depends_on, contains)
+        return refs_of(batch, index, call.shape.num_returns)
+
+    def store_value(self, parts: Sequence[Any]) -> bytes:
+        """Write a value into the spool, for the agent to adopt."""
+        with self._lock:
+            identifier = ids.object_id(self._buffer().next_id(), ids.PUT_INDEX)
+        self._send(m.Keep(identifier, self.spool(parts)))
+        return identifier
+
+    def spool(self, parts: Iterable[Any]) -> str:
+        """Write a record of a value into the folder shared with the agent; returns the path."""
+        path = Path(self._setup.spool) / f"{os.getpid()}-{os.urandom(8).hex()}"
+        head = envelope.header(envelope.Kind.OBJECT, envelope.new_nonce())
+        with path.open("wb", buffering=0) as file:
+            for part in (head, *parts):
+                view = memoryview(part).cast("B")
+                while view:
+                    view = view[file.write(view) :]
+        return str(path)
+
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
+        """Wait for all values, or until one is an error."""
+
+        def enough(pending: int) -> bool:
+            return pending == 0 or any(
+                outcome.is_error
+                for ref in refs
+                if (outcome := self._outcomes.get(ref.id)) is not None
+            )
+
+        outcomes = self._await(refs, enough, timeout_s)
+        for outcome in outcomes:
+            if outcome is not None and outcome.is_error:
+                value_of(outcome)
+        pending = [ref for ref, outcome in zip(refs, outcomes, strict=True) if outcome is None]
+        if pending and timeout_s is not None:
+            raise timed_out(pending, timeout_s)
+        return [value_of(outcome) for outcome in outcomes if outcome is not None]
+
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout_s: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Wait until `num_returns` of the refs have outcomes."""
+        outcomes = self._await(refs, lambda n: len(refs) - n >= num_returns, timeout_s)
+        ready: list[ObjectRef[Any]] = []
+        rest: list[ObjectRef[Any]] = []
+        for ref, outcome in zip(refs, outcomes, strict=True):
+            done = outcome is not None and len(ready) < num_returns
+            (ready if done else rest).append(ref)
+        return ready, rest
+
+    def future(self, ref: ObjectRef[Any]) -> Future[Any]:
+        """A future that the link's thread settles."""
+        future: Future[Any] = Future()
+        with self._lock:
+            self._flush()
+            outcome = self._outcomes.get(ref.id)
+            if outcome is None:
+                self._block(1)
+                self._futures.setdefault(ref.id, []).append(future)
+                self._want([ref.id])
+        if outcome is not None:
+            settle(future, outcome)
+        return future
+
+    def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None:
+        """Pass a cancellation to the agent. Children of a cancelled task are orphans anyway."""
+        del recursive
+        with self._lock:
+            self._flush()
+        self._send(m.Cancel(ref.id, force))
+
+    def escape(self, identifier: bytes) -> None:
+        """A ref leaves: the batch that makes its value must be with the agent first."""
+        attempt = self._attempt
+        if attempt is not None and attempt.buffer is not None:
+            with self._lock:
+                attempt.buffer.flush_for(identifier)
+
+    def anchor(self, identifier: bytes) -> None:
+        """Nothing is kept for refs here: what an attempt learned goes when it ends."""
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Ask the agent."""
+        with self._changed:
+            self._requests += 1
+            request = self._requests
+            self._send(m.Ask(request, "nodes"))
+            self._changed.wait_for(lambda: request in self._answers)
+            nodes: list[dict[str, Any]] = msgspec.msgpack.decode(self._answers.pop(request))
+        return nodes
+
+    def identity(self) -> dict[str, Any]:
+        """Facts about the task that runs here."""
+        attempt = self._attempt
+        job = self._setup.job
+        facts: dict[str, Any] = {
+            "job_id": job.id.hex(),
+            "node_id": self._setup.node,
+            "worker_id": str(os.getpid()),
+            "namespace": job.namespace,
+            "worker_mode": "executor",
+        }
+        if attempt is not None:
+            facts |= {
+                "task_id": attempt.call.place.hex(),
+                "task_name": attempt.shape.name,
+                "task_function_name": attempt.shape.function_name,
+                "resources": {
+                    name: from_units(units) for name, units in attempt.shape.demand.items()
+                },
+                "attempt_number": attempt.call.attempt,
+                "cancelled": attempt.cancelled,
+            }
+        return facts
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _buffer(self) -> SubmitBuffer:
+        attempt = self._attempt
+        if attempt is None:
+            msg = "no task is running in this executor, so nothing can be submitted from it"
+            raise RuntimeError(msg)
+        if attempt.buffer is None:
+            call = attempt.call
+            place = call.place
+            index = int.from_bytes(place[ids.BATCH_ID_BYTES :], "big")
+            buffer = SubmitBuffer(
+                attempt.prefix,
+                self._store_batch,
+                lambda function: batch_limit(
+                    None,
+                    slots=1,
+                    commit_s=1.0,
+                    submitted=buffer.submitted.get(function, 0),
+                    agents=_AGENTS,
+                ),
+                lambda _: None,
+                depth=call.depth + 1,
+                parent=Parent(place[: ids.BATCH_ID_BYTES], index, call.claim, call.attempt),
+            )
+            attempt.buffer = buffer
+        return attempt.buffer
+
+    def _store_batch(self, name: QueueName, batch: Batch) -> None:
+        self._send(m.Submit(name.klass, name.priority, name.estimated_ms, batch))
+
+    def _flush(self) -> None:
+        if self._attempt is not None and self._attempt.buffer is not None:
+            self._attempt.buffer.flush()
+
+    def _want(self, identifiers: Iterable[bytes]) -> None:
+        fresh = tuple(one for one in identifiers if one not in self._wanted)
+        if fresh:
+            self._wanted.update(fresh)
+            self._send(m.Want(fresh))
+
+    def _block(self, change: int) -> None:
+        before = self._blocked
+        self._blocked += change
+        if (before == 0) != (self._blocked == 0):
+            self._send(m.Blocked(self._blocked > 0))
+
+    def _await(
+        self,
+        refs: Sequence[ObjectRef[Any]],
+        enough: Callable[[int], bool],
+        timeout_s: float | None,
+    ) -> list[Outcome | None]:
+        """Wait until `enough` says so of the number of refs without an outcome."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        known = self._outcomes
+        with self._changed:
+            self._flush()
+            pending = [ref.id for ref in refs if ref.id not in known]
+            if pending and not enough(len(pending)):
+                self._want(pending)
+                self._block(1)
+                try:
+                    while pending and not enough(len(pending)):
+                        left_s = None if deadline_s is None else deadline_s - time.monotonic()
+                        if left_s is not None and left_s <= 0:
+                            break
+                        self._changed.wait(left_s)
+                        pending = [one for one in pending if one not in known]
+                finally:
+                    self._block(-1)
+            return [known.get(ref.id) for ref in refs]

@@ -1,0 +1,61 @@
+"""The executor's connection to its agent."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+
+from cloudray.protocol.messages import Message, Unpacker, pack
+
+_READ_BYTES = 1 << 18
+
+
+class Link:
+    """Sends from any thread, receives on one of its own.
+
+    When the agent goes, this process goes: an executor without an agent could only do harm.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(path)
+        self._sending = threading.Lock()
+        self._unpacker = Unpacker()
+
+    def send(self, message: Message) -> None:
+        """Send one message; messages of one thread arrive in order."""
+        frame = pack(message)
+        try:
+            with self._sending:
+                self._socket.sendall(frame)
+        except OSError:
+            os._exit(1)
+
+    def receive(self) -> list[Message]:
+        """Wait for the next messages."""
+        while True:
+            try:
+                data = self._socket.recv(_READ_BYTES)
+            except OSError:
+                data = b""
+            if not data:
+                os._exit(1)
+            messages = self._unpacker.feed(data)
+            if messages:
+                return messages
+
+    def receive_forever(
+        self, handle: Callable[[Message], None], tick: Callable[[], float | None]
+    ) -> None:
+        """Handle messages as they come; `tick` runs in between and says when to run again (s)."""
+        while True:
+            timeout_s = tick()
+            if timeout_s is not None:
+                readable, _, _ = select.select([self._socket], [], [], timeout_s)
+                if not readable:
+                    continue
+            for message in self.receive():
+                handle(message)

@@ -1,0 +1,172 @@
+"""Calls that have been made but not stored yet, grouped into open batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from cloudray import ids
+from cloudray.protocol.batching import MAX_BATCH_BYTES
+from cloudray.protocol.records import Batch, Parent, Shape, Task
+from cloudray.store.layout import QueueName
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A function with its options, ready to be called: what all of its calls share."""
+
+    shape: Shape
+    klass: str
+    priority: int
+    once: bool
+
+
+class _OpenBatch:
+    __slots__ = ("id", "klass", "needs", "priority", "shapes", "size_bytes", "tasks", "weight")
+
+    def __init__(self, batch_id: bytes, klass: str, priority: int) -> None:
+        self.id = batch_id
+        self.klass = klass
+        self.priority = priority
+        self.tasks: list[Task] = []
+        self.shapes: dict[int, tuple[int, Shape]] = {}
+        self.size_bytes = 0
+        #: 1 when full: each task weighs one part in its function's limit
+        self.weight = 0.0
+        #: open batches that must be stored before this one
+        self.needs: set[_OpenBatch] = set()
+
+    def reaches(self, other: _OpenBatch) -> bool:
+        return self is other or any(need.reaches(other) for need in self.needs)
+
+
+class SubmitBuffer:
+    """One submitter's open batches, and the order in which they must be stored.
+
+    A batch names only refs of batches stored before it, or of its own earlier tasks: flushing
+    one flushes first what it needs, and a ref that would close a cycle between two open batches
+    flushes the other one at once. So batches form no cycle, and no stored ref dangles.
+
+    Not thread-safe: its client holds a lock.
+    """
+
+    def __init__(
+        self,
+        prefix: bytes,
+        store: Callable[[QueueName, Batch], None],
+        limit_of: Callable[[str], int],
+        mean_us_of: Callable[[str], float | None],
+        *,
+        depth: int = 0,
+        parent: Parent | None = None,
+    ) -> None:
+        self._prefix = prefix
+        self._store = store
+        self._limit_of = limit_of
+        self._mean_us_of = mean_us_of
+        self._depth = depth
+        self._parent = parent
+        self._number = 0
+        self._open: dict[tuple[str, int], _OpenBatch] = {}
+        self._unstored: dict[bytes, _OpenBatch] = {}
+        #: calls taken in so far, by function
+        self.submitted: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """How many calls are waiting to be stored."""
+        return sum(len(batch.tasks) for batch in self._unstored.values())
+
+    def next_id(self) -> bytes:
+        """A batch-sized id under this submitter that nothing else has."""
+        number = self._number
+        self._number = number + 1
+        return ids.batch_id(self._prefix, number)
+
+    def add(
+        self,
+        call: Prepared,
+        arguments: bytes,
+        arguments_id: bytes,
+        depends_on: tuple[bytes, ...],
+        contains: tuple[bytes, ...],
+    ) -> tuple[bytes, int]:
+        """Take in a call; returns the batch it goes with and its index there."""
+        group = (call.klass, call.priority)
+        batch = self._open.get(group)
+        if call.once or batch is None:
+            batch = self._new_batch(call, keep_open=not call.once)
+        if depends_on or contains:
+            batch = self._order(batch, call, depends_on, contains)
+        shape = call.shape
+        key = id(shape)
+        known = batch.shapes.get(key)
+        if known is None:
+            known = batch.shapes[key] = (len(batch.shapes), shape)
+        index = len(batch.tasks)
+        batch.tasks.append(Task(known[0], arguments, arguments_id, depends_on, contains))
+        batch.size_bytes += len(arguments)
+        submitted = self.submitted
+        submitted[shape.function] = submitted.get(shape.function, 0) + 1
+        batch.weight += 1 / self._limit_of(shape.function)
+        if call.once or batch.weight >= 1 - 1e-9 or batch.size_bytes >= MAX_BATCH_BYTES:
+            self._flush(batch)
+        return batch.id, index
+
+    def flush(self) -> None:
+        """Store everything, in an order in which no ref dangles."""
+        for batch in list(self._unstored.values()):
+            self._flush(batch)
+
+    def flush_for(self, identifier: bytes) -> None:
+        """Store the batch that an id names, if it is not stored yet."""
+        batch = self._unstored.get(identifier[: ids.BATCH_ID_BYTES])
+        if batch is not None:
+            self._flush(batch)
+
+    def _new_batch(self, call: Prepared, *, keep_open: bool) -> _OpenBatch:
+        batch = _OpenBatch(self.next_id(), call.klass, call.priority)
+        self._unstored[batch.id] = batch
+        if keep_open:
+            self._open[call.klass, call.priority] = batch
+        return batch
+
+    def _order(
+        self, batch: _OpenBatch, call: Prepared, *references: Iterable[bytes]
+    ) -> _OpenBatch:
+        for identifiers in references:
+            for identifier in identifiers:
+                other = self._unstored.get(identifier[: ids.BATCH_ID_BYTES])
+                if other is None or other is batch:
+                    continue
+                if other.reaches(batch):
+                    self._flush(other)
+                    if batch.id not in self._unstored:
+                        batch = self._new_batch(call, keep_open=not call.once)
+                else:
+                    batch.needs.add(other)
+        return batch
+
+    def _flush(self, batch: _OpenBatch) -> None:
+        if batch.id not in self._unstored:
+            return
+        group = (batch.klass, batch.priority)
+        if self._open.get(group) is batch:
+            del self._open[group]
+        for need in list(batch.needs):
+            self._flush(need)
+        batch.needs.clear()
+        if batch.tasks:
+            self._store(self._name(batch), self._record(batch))
+        del self._unstored[batch.id]
+
+    def _record(self, batch: _OpenBatch) -> Batch:
+        shapes = tuple(shape for _, shape in batch.shapes.values())
+        return Batch(batch.id, shapes, tuple(batch.tasks), self._depth, self._parent)
+
+    def _name(self, batch: _OpenBatch) -> QueueName:
+        shapes = [shape for _, shape in batch.shapes.values()]
+        estimated_us = 0.0
+        for task in batch.tasks:
+            estimated_us += self._mean_us_of(shapes[task.shape].function) or 0.0
+        size = len(batch.tasks)
+        return QueueName(batch.klass, batch.priority, batch.id, size, int(estimated_us / 1000))

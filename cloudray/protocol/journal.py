@@ -1,0 +1,155 @@
+"""A batch's journal: the only place where anything about its tasks is decided.
+
+Entries are numbered, and each is created by put-if-absent at the next free number. The fold of
+the entries, in order, is the truth; every reader computes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+from cloudray.protocol.records import Duration, Entry, Verb, Word, seal, unseal
+from cloudray.store import layout
+from cloudray.store.base import Create, Get, GetMany, Op
+
+#: How many entries a reader that is behind asks for at once.
+READ_AHEAD = 8
+
+
+class Journal:
+    """The fold of a batch's journal as far as it has been read.
+
+    Why one decision per task: entries are totally ordered by their numbers, a number is won by
+    one writer for good, and `_counts` looks only at what stands at lower numbers. So all readers
+    agree on each task's first deciding word, and no later word can change it.
+    """
+
+    __slots__ = ("_once", "_size", "batch", "claims", "decided", "measured", "next", "started")
+
+    def __init__(self, batch: bytes, size: int | None = None, *, once: bool = False) -> None:
+        self.batch = batch
+        #: the lowest number not read yet
+        self.next = 0
+        #: per decided task, the word that decides here (MOVED included)
+        self.decided: dict[int, Word] = {}
+        #: per decided task, the claim of the entry that decided
+        self.claims: dict[int, int] = {}
+        #: per task, the (claim, attempt) pairs that said STARTED
+        self.started: dict[int, list[tuple[int, int]]] = {}
+        #: durations that entries reported, for whoever sizes batches to take
+        self.measured: list[Duration] = []
+        self._size = size
+        self._once = once
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do here: every task is final, or another batch's.
+
+        False where the number of tasks is not known.
+        """
+        return len(self.decided) == self._size
+
+    def set_once(self) -> None:
+        """The batch turned out to hold a single task with `max_retries=0`."""
+        self._once = True
+
+    def sift(self, words: Iterable[Word]) -> tuple[Word, ...]:
+        """The words that would still count if they were appended now."""
+        decided: set[int] = set()
+        kept = []
+        for word in words:
+            if word.index not in decided and self._counts(word):
+                kept.append(word)
+                if word.verb is not Verb.STARTED:
+                    decided.add(word.index)
+        return tuple(kept)
+
+    def apply(self, entry: Entry) -> list[int]:
+        """Fold the next entry in; returns the indexes that it decided."""
+        self.next += 1
+        fresh = []
+        for word in entry.words:
+            if not self._counts(word):
+                continue
+            if word.verb is Verb.STARTED:
+                self.started.setdefault(word.index, []).append((entry.claim, word.attempt))
+                continue
+            self.decided[word.index] = word
+            self.claims[word.index] = entry.claim
+            fresh.append(word.index)
+        self.measured += entry.durations
+        return fresh
+
+    def _counts(self, word: Word) -> bool:
+        if word.index in self.decided:
+            return False
+        if self._once and self.started.get(word.index):
+            # STARTED is the permission to run, and there is one: who holds it may still be
+            # running, so the task can neither start again nor become another batch's.
+            return word.verb not in (Verb.STARTED, Verb.MOVED)
+        return True
+
+
+def key(batch: bytes, number: int) -> str:
+    """The key of a journal entry."""
+    return f"{layout.journal(batch)}{number}"
+
+
+def catch_up(journal: Journal) -> Generator[Op, Any, list[int]]:
+    """Read the entries that are there and not folded yet; returns the indexes they decided.
+
+    A process may run several procedures on one journal at once: what another of them has folded
+    in meanwhile is not folded in again (nor returned again).
+    """
+    fresh: list[int] = []
+    window = 1
+    prefix = layout.journal(journal.batch)
+    while True:
+        first = journal.next
+        keys = tuple(f"{prefix}{first + offset}" for offset in range(window))
+        bodies: list[bytes | None]
+        if window == 1:
+            bodies = [(yield Get(keys[0]))]
+        else:
+            bodies = yield GetMany(keys)
+        for offset, body in enumerate(bodies):
+            if body is None:
+                return fresh
+            if journal.next == first + offset:
+                fresh += journal.apply(unseal(Entry, body, keys[offset]))
+        if journal.complete:
+            return fresh
+        window = READ_AHEAD
+
+
+def append(
+    journal: Journal,
+    words: Sequence[Word],
+    *,
+    claim: int,
+    durations: tuple[Duration, ...] = (),
+) -> Generator[Op, Any, list[int]]:
+    """Say words about tasks; returns the indexes decided meanwhile, by us or by anybody.
+
+    Why this is right: a lost number belongs to a winner that is folded in before the next try,
+    and what the winner made void is dropped. So what is written counted when it was written,
+    numbers have no gaps, and nothing is said twice.
+
+    Several procedures of one process may append to one journal at once. They compete like
+    strangers, so another of them may fold an entry in before we hear that it stands: then it is
+    not folded in again (nor are its indexes returned again).
+    """
+    fresh: list[int] = []
+    standing = journal.sift(words)
+    while standing:
+        entry = Entry(claim, standing, durations)
+        number = journal.next
+        at = key(journal.batch, number)
+        winner: bytes | None = yield Create(at, seal(entry))
+        if journal.next == number:
+            fresh += journal.apply(entry if winner is None else unseal(Entry, winner, at))
+        if winner is None:
+            break
+        standing = journal.sift(standing)
+    return fresh

@@ -1,0 +1,300 @@
+"""What travels over an agent's Unix socket: frames of msgpack, each a tagged record.
+
+Between an agent and its executors this is the only path; between a driver and an agent these
+are hints, and everything still finishes when they are lost.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cloudray.protocol.records import Batch, Job, Shape
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    pass
+
+
+# -- driver to agent -----------------------------------------------------------------------
+
+
+class Attach(_Message, frozen=True):
+    """A driver: tell me what you publish and print for this job."""
+
+    job: bytes
+    want_logs: bool
+
+
+class Ring(_Message, frozen=True):
+    """New batches are in the queue, by their stems."""
+
+    stems: tuple[str, ...]
+
+
+class Look(_Message, frozen=True):
+    """Somebody else has written into the journals of these batches."""
+
+    batches: tuple[bytes, ...]
+
+
+# -- agent to driver -----------------------------------------------------------------------
+
+
+class Greeting(_Message, frozen=True):
+    """The agent is ready."""
+
+    agent: str
+    total: dict[str, int]
+
+
+class Published(_Message, frozen=True):
+    """A batch's journal has entries below `next`."""
+
+    batch: bytes
+    next: int
+
+
+class Line(msgspec.Struct, frozen=True, array_like=True):
+    """A line that a task printed."""
+
+    name: str
+    pid: int
+    text: str
+    is_error: bool
+
+
+class Printed(_Message, frozen=True):
+    """Lines that tasks of the attached job printed."""
+
+    job: bytes
+    lines: tuple[Line, ...]
+
+
+# -- agent to executor ---------------------------------------------------------------------
+
+
+class Setup(_Message, frozen=True):
+    """The first frame that an executor gets."""
+
+    job: Job
+    days: int
+    node: str
+    #: folder for files that the agent adopts into the store
+    spool: str
+    log: str
+
+
+class Learn(_Message, frozen=True):
+    """A function, under the number by which calls will name it."""
+
+    number: int
+    shape: Shape
+    pickled: bytes
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt of one task."""
+
+    ticket: int
+    #: the number of a learned function
+    function: int
+    #: batch id and index
+    place: bytes
+    claim: int
+    attempt: int
+    depth: int
+    arguments: bytes = b""
+    #: values of the task's top-level refs, in the order of their placeholders
+    values: tuple[bytes, ...] = ()
+
+
+class Run(_Message, frozen=True):
+    """Run these calls one after the other."""
+
+    calls: tuple[Call, ...]
+
+
+class Recall(_Message, frozen=True):
+    """Return the calls that have not started."""
+
+
+class Interrupt(_Message, frozen=True):
+    """Stop this call if it is the one that runs."""
+
+    ticket: int
+
+
+class Resolved(_Message, frozen=True):
+    """The outcomes of wanted refs: (object id, verb, payload)."""
+
+    outcomes: tuple[tuple[bytes, int, bytes], ...]
+
+
+class Answer(_Message, frozen=True):
+    """The answer to an `Ask`."""
+
+    request: int
+    payload: bytes
+
+
+class Leave(_Message, frozen=True):
+    """No more calls will come."""
+
+
+# -- executor to agent ---------------------------------------------------------------------
+
+
+class Ready(_Message, frozen=True):
+    """An executor has started."""
+
+    token: str
+    pid: int
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """How one call ended."""
+
+    ticket: int
+    verb: int
+    values: tuple[bytes, ...]
+    duration_us: int
+    contains: tuple[bytes, ...] = ()
+    #: FAILED only: the exception is one that `retry_exceptions` allows to retry
+    retryable: bool = False
+
+
+class Outcomes(_Message, frozen=True):
+    """Calls that have ended, in order."""
+
+    outcomes: tuple[Outcome, ...]
+    #: the executor takes no more calls (`max_calls`)
+    leaving: bool = False
+
+
+class Returned(_Message, frozen=True):
+    """Calls that had not started and now never will here."""
+
+    tickets: tuple[int, ...]
+
+
+class Blocked(_Message, frozen=True):
+    """The running call waits for a value: lend its slot."""
+
+    blocked: bool
+
+
+class Submit(_Message, frozen=True):
+    """A batch that the running call submits."""
+
+    klass: str
+    priority: int
+    estimated_ms: int
+    batch: Batch
+
+
+class Blob(_Message, frozen=True):
+    """A pickled function that a batch to come names."""
+
+    digest: str
+    pickled: bytes
+
+
+class Keep(_Message, frozen=True):
+    """Make a spooled file the object of this id."""
+
+    identifier: bytes
+    path: str
+
+
+class Want(_Message, frozen=True):
+    """Send the outcomes of these refs as they come."""
+
+    identifiers: tuple[bytes, ...]
+
+
+class Forget(_Message, frozen=True):
+    """These outcomes are not wanted any more."""
+
+    identifiers: tuple[bytes, ...]
+
+
+class Cancel(_Message, frozen=True):
+    """Cancel the task behind a ref."""
+
+    identifier: bytes
+    force: bool
+
+
+class Ask(_Message, frozen=True):
+    """A question about the cluster, answered by `Answer` with the same number."""
+
+    request: int
+    what: str
+
+
+Message = (
+    Attach
+    | Ring
+    | Look
+    | Greeting
+    | Published
+    | Printed
+    | Setup
+    | Learn
+    | Run
+    | Recall
+    | Interrupt
+    | Resolved
+    | Answer
+    | Leave
+    | Ready
+    | Outcomes
+    | Returned
+    | Blocked
+    | Submit
+    | Blob
+    | Keep
+    | Want
+    | Forget
+    | Cancel
+    | Ask
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Message)
+
+
+def pack(message: Message) -> bytes:
+    """A frame: four bytes of length, then the message."""
+    body = bytearray(4)
+    _encoder.encode_into(message, body, 4)
+    body[:4] = (len(body) - 4).to_bytes(4, "little")
+    return bytes(body)
+
+
+class Unpacker:
+    """Cuts a byte stream into messages."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that are complete with these bytes."""
+        rest = self._rest
+        rest += data
+        messages: list[Message] = []
+        start = 0
+        view = memoryview(rest)
+        try:
+            while len(rest) - start >= 4:
+                end = start + 4 + int.from_bytes(view[start : start + 4], "little")
+                if end > len(rest):
+                    break
+                messages.append(_decoder.decode(view[start + 4 : end]))
+                start = end
+        finally:
+            view.release()
+        del rest[:start]
+        return messages

@@ -1,0 +1,158 @@
+"""The seam between CloudRay and object storage: a few operations, each a record.
+
+A backend implements one method, `Store.perform`, and (when it can do better than
+blocking) its twin `perform_async`. Wrappers that count, inject faults or retry wrap that one
+method. The protocol never holds a store at all: its procedures are generators that *yield*
+these operations and are sent the answers, so the same code runs on threads, on an event loop,
+and in the exhaustive model under `tests/`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+Buffer = bytes | bytearray | memoryview
+#: What a put accepts: one buffer, or several that are written one after the other.
+Body = Buffer | Sequence[Buffer]
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One line of a listing."""
+
+    key: str
+    size_bytes: int
+    #: Changes whenever the object changes; opaque otherwise.
+    etag: str
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Write an object, replacing what was there. The answer is None."""
+
+    key: str
+    body: Body
+
+
+class Create(msgspec.Struct, frozen=True):
+    """Put-if-absent, the only coordination primitive.
+
+    From a `Reliable` store the answer is None when this body holds the key, else the body
+    that holds it. From a raw backend the answer is True (written) or False (it said no: which
+    may still mean that an earlier attempt of ours was written).
+    """
+
+    key: str
+    body: Body
+
+
+class Get(msgspec.Struct, frozen=True):
+    """Read an object, or the bytes `[start, end)` of it. The answer is None when absent."""
+
+    key: str
+    start: int | None = None
+    end: int | None = None
+
+
+class GetMany(msgspec.Struct, frozen=True):
+    """Read several objects at once: a list of bytes or None, in the order of the keys."""
+
+    keys: tuple[str, ...]
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Size and ETag of one object (an `Entry`), or None when absent."""
+
+    key: str
+
+
+class List(msgspec.Struct, frozen=True):
+    """Up to `limit` entries whose keys begin with `prefix` and sort after `after`, in order.
+
+    A page shorter than `limit` is the last one.
+    """
+
+    prefix: str
+    after: str = ""
+    limit: int = 1000
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Delete many objects; absent ones are no error. The answer is None."""
+
+    keys: tuple[str, ...]
+
+
+class Adopt(msgspec.Struct, frozen=True):
+    """Make the file at `path` the object `key`, and remove the file. The answer is None.
+
+    A directory store links it into place; other stores upload it.
+    """
+
+    key: str
+    path: Path
+
+
+Op = Put | Create | Get | GetMany | Head | List | Delete | Adopt
+
+
+class StoreError(Exception):
+    """The store could not be used: the message says which operation, on which key, and why."""
+
+
+class TransientStoreError(StoreError):
+    """The request failed in a way that may pass (409, 429, 5xx, a lost connection).
+
+    A write that raised it may nevertheless have happened.
+    """
+
+
+class Store(ABC):
+    """Object storage under one prefix. Keys are relative to `url`."""
+
+    #: Where this store is, as a user would type it.
+    url: str
+    #: True when `perform` returns within microseconds, so that an event loop may call it.
+    inline: bool = False
+
+    @abstractmethod
+    def perform(self, op: Op) -> Any:
+        """Perform one operation now, blocking, and return its answer."""
+
+    async def perform_async(self, op: Op) -> Any:
+        """Perform one operation without blocking the event loop."""
+        return self.perform(op)
+
+    def path(self, key: str) -> Path | None:
+        """The local file that *is* this object, when there is one to map."""
+        return None
+
+    def close(self) -> None:
+        """Release connections and descriptors. Idempotent."""
+
+    # The verbs below only spell operations; a backend does not override them.
+
+    def put(self, key: str, body: Body) -> None:
+        self.perform(Put(key, body))
+
+    def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
+        found: bytes | None = self.perform(Get(key, start, end))
+        return found
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        found: list[bytes | None] = self.perform(GetMany(tuple(keys)))
+        return found
+
+    def head(self, key: str) -> Entry | None:
+        found: Entry | None = self.perform(Head(key))
+        return found
+
+    def list(self, prefix: str, after: str = "", limit: int = 1000) -> list[Entry]:
+        found: list[Entry] = self.perform(List(prefix, after, limit))
+        return found
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self.perform(Delete(tuple(keys)))

@@ -1,0 +1,24 @@
+"""A store around a store: what counts, injects faults or retries begins here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cloudray.store.base import Store
+
+
+class Wrapper(Store):
+    """Hands on everything but the operations, which a subclass performs."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.url = store.url
+        self.inline = store.inline
+
+    def path(self, key: str) -> Path | None:
+        """The local file that *is* this object, when the inner store has one."""
+        return self._store.path(key)
+
+    def close(self) -> None:
+        """Close the inner store."""
+        self._store.close()

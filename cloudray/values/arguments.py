@@ -1,0 +1,80 @@
+"""Arguments of calls: refs at top level become placeholders, to be replaced by their values."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+from cloudray.refs import ObjectRef
+from cloudray.values.codec import _PLAIN, PROTOCOL, Buffer, Serialized, dumps, loads
+
+
+class Placeholder:
+    """Stands where a ref stood; `position` counts the refs of one call."""
+
+    __slots__ = ("position",)
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+    def __reduce__(self) -> tuple[type[Placeholder], tuple[int]]:
+        return Placeholder, (self.position,)
+
+
+_NOTHING = Serialized((b"",), 0)
+
+
+def pack_arguments(
+    args: tuple[Any, ...], kwargs: dict[str, Any], what: str
+) -> tuple[Serialized, tuple[bytes, ...]]:
+    """Serialize the arguments of a call; returns them and the ids of its top-level refs.
+
+    No arguments are no bytes. Refs inside containers stay refs, as in Ray.
+    """
+    if not kwargs:
+        if not args:
+            return _NOTHING, ()
+        for value in args:
+            if type(value) not in _PLAIN:
+                break
+        else:
+            body = pickle.dumps((args, {}), PROTOCOL)
+            return Serialized((body,), len(body)), ()
+    depends_on: list[bytes] = []
+
+    def stand_in(value: Any) -> Any:
+        if isinstance(value, ObjectRef):
+            depends_on.append(value.id)
+            return Placeholder(len(depends_on) - 1)
+        return value
+
+    args = tuple(stand_in(value) for value in args)
+    kwargs = {name: stand_in(value) for name, value in kwargs.items()}
+    return dumps((args, kwargs), what), tuple(depends_on)
+
+
+def unpack_arguments(
+    body: Buffer | None, values: Sequence[Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inverse, with the refs' values put in their places."""
+    if not body:
+        return (), {}
+    args, kwargs = loads(body)
+    return fill(args, kwargs, values)
+
+
+def fill(
+    args: tuple[Any, ...], kwargs: dict[str, Any], values: Sequence[Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Put values where the placeholders stand."""
+    if not values:
+        return args, kwargs
+
+    def value_of(item: Any) -> Any:
+        return values[item.position] if type(item) is Placeholder else item
+
+    return (
+        tuple(value_of(item) for item in args),
+        {name: value_of(item) for name, item in kwargs.items()},
+    )

@@ -1,0 +1,125 @@
+"""Every store, plain and faulty, blocking and on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from cloudray.store import DirectoryStore, FaultPlan, Faulty, MemoryStore, Op, Reliable, Store
+from cloudray.store import open_store as open_url
+
+SERVER = Path(__file__).with_name("moto_server.py")
+BACKENDS = ("memory", "directory", "durable-directory", "s3")
+_serial = count()
+
+
+class Caller(Store):
+    """Performs operations by one of a store's two methods."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.url = store.url
+
+    def path(self, key: str) -> Path | None:
+        return self.store.path(key)
+
+    def perform_together(self, ops: list[Op]) -> list[Any]:
+        """Perform operations at the same time."""
+        raise NotImplementedError
+
+
+class Blocking(Caller):
+    def perform(self, op: Op) -> Any:
+        return self.store.perform(op)
+
+    def perform_together(self, ops: list[Op]) -> list[Any]:
+        with ThreadPoolExecutor(len(ops)) as threads:
+            return list(threads.map(self.store.perform, ops))
+
+
+class OnEventLoop(Caller):
+    def __init__(self, store: Store, runner: asyncio.Runner) -> None:
+        super().__init__(store)
+        self.runner = runner
+
+    def perform(self, op: Op) -> Any:
+        return self.runner.run(self.store.perform_async(op))
+
+    def perform_together(self, ops: list[Op]) -> list[Any]:
+        async def together() -> list[Any]:
+            return list(await asyncio.gather(*map(self.store.perform_async, ops)))
+
+        return self.runner.run(together())
+
+
+@pytest.fixture(scope="session")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="session")
+def bucket_url() -> Iterator[Callable[[], str]]:
+    """Make URLs of empty places in a bucket of a local S3."""
+    with subprocess.Popen(
+        [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        address = f"127.0.0.1:{int(server.stdout.readline())}"
+        with closing(HTTPConnection(address, timeout=30)) as connection:
+            connection.request("PUT", "/bucket")
+            assert connection.getresponse().status == HTTPStatus.OK
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+            yield lambda: f"s3://bucket/{next(_serial)}?endpoint=http://{address}&region=us-east-1"
+
+
+@pytest.fixture(params=BACKENDS)
+def raw(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty raw backend."""
+    store: Store
+    match request.param:
+        case "memory":
+            store = MemoryStore()
+        case "s3":
+            store = open_url(request.getfixturevalue("bucket_url")())
+        case name:
+            store = DirectoryStore(tmp_path / "store", durable=name == "durable-directory")
+    yield store
+    store.close()
+
+
+@pytest.fixture(params=["blocking", "async"])
+def call(request: pytest.FixtureRequest, runner: asyncio.Runner) -> Callable[[Store], Caller]:
+    """Choose how a store is called."""
+    if request.param == "blocking":
+        return Blocking
+    return lambda store: OnEventLoop(store, runner)
+
+
+@pytest.fixture(params=["calm", "faulty"])
+def store(request: pytest.FixtureRequest, raw: Store, call: Callable[[Store], Caller]) -> Caller:
+    """An empty store as the rest of the package sees one, with faults in it or without."""
+    if request.param == "calm":
+        return call(Reliable(raw))
+    # Each test has faults of its own, and the same ones every time.
+    rng = Random(request.node.name)
+    faulty = Faulty(raw, rng, FaultPlan.even(0.3))
+    return call(Reliable(faulty, rng=rng, sleep=lambda _: None, sleep_async=no_sleep))
+
+
+def no_sleep(_: float) -> Awaitable[None]:
+    return asyncio.sleep(0)

@@ -1,0 +1,106 @@
+"""Exceptions as text and as bytes, and classes of both."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+import pytest
+
+from cloudray import causes
+
+
+class Unloadable(Exception):
+    def __init__(self, code: int, detail: str) -> None:
+        super().__init__(f"{code} {detail}")
+
+
+class WithState(Exception):
+    """Says how it is restored, and that is respected."""
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        self.restored = True
+
+
+def raise_through_ours() -> None:
+    """Raises inside the package."""
+    causes.loads(b"no pickle")
+
+
+def caught(function: Any) -> Exception:
+    with pytest.raises(Exception) as info:  # noqa: PT011 - the caller looks at it
+        function()
+    return info.value
+
+
+def test_our_frames_are_hidden() -> None:
+    text = causes.format_traceback(caught(raise_through_ours))
+    assert "in raise_through_ours" in text
+    assert causes.__file__ not in text
+    assert "causes.loads(b" in text
+
+
+def test_a_traceback_of_our_frames_only_is_shown() -> None:
+    error = caught(raise_through_ours)
+    while error.__traceback__ and error.__traceback__.tb_frame.f_code.co_filename == __file__:
+        error.__traceback__ = error.__traceback__.tb_next
+    assert causes.__file__ in causes.format_traceback(error)
+
+
+def test_our_frames_are_hidden_in_causes_contexts_and_groups() -> None:
+    def fail() -> None:
+        group = ExceptionGroup("several", [caught(raise_through_ours)])
+        try:
+            raise_through_ours()
+        except pickle.UnpicklingError:
+            raise ValueError("outer") from group
+
+    text = causes.format_traceback(caught(fail))
+    assert "several" in text
+    assert "outer" in text
+    assert text.count("in raise_through_ours") == 1
+    assert causes.__file__ not in text
+
+
+def test_a_message_that_cannot_be_made_does_not_stop_us() -> None:
+    class Rude(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert "Rude" in causes.format_traceback(Rude())
+
+
+def test_what_pickle_cannot_load_is_loaded() -> None:
+    error = causes.loads(causes.dumps(Unloadable(3, "d")))
+    assert (type(error), str(error)) == (Unloadable, "3 d")
+
+
+def test_a_class_that_says_how_it_is_restored_is_asked() -> None:
+    error = WithState("x")
+    error.add_note("so that there is state")
+    assert causes.loads(causes.dumps(error)).restored
+
+
+def test_the_first_reason_is_told_when_no_way_works() -> None:
+    error = ValueError()
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"cannot pickle '_thread\.lock' object"):
+        causes.dumps(error)
+
+
+def test_notes_are_carried() -> None:
+    error = ValueError("no")
+    error.add_note("see above")
+    assert causes.loads(causes.dumps(error)).__notes__ == ["see above"]
+
+
+def test_two_classes_of_different_layout_have_no_class_of_both() -> None:
+    with pytest.raises(TypeError, match="lay-out conflict"):
+        causes.class_of_both(OSError, SyntaxError)
+
+
+def test_a_class_of_both_is_made_once() -> None:
+    first = causes.class_of_both(LookupError, OSError)
+    assert first is causes.class_of_both(LookupError, OSError)
+    assert first.__name__ == "LookupError(OSError)"
