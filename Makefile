@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := -m pip --quiet --disable-pip-version-check
+PIP    := -m pip -qq --disable-pip-version-check
 # `make test ARGS="-k journal"` hands arguments on to pytest, demo and bench.
 ARGS   ?=
 

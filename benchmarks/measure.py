@@ -207,9 +207,19 @@ def requests(peer: str, *, quick: bool) -> dict[str, float]:
 
 
 def requests_per_task(count: int) -> float | None:
-    """Storage requests for each of `count` tiny tasks; None where CloudRay does not count them."""
-    del count
-    return None
+    """Priced requests for each of `count` tiny tasks, by whomever they are made.
+
+    The driver counts its own and its agents' since they started. None when the client that is
+    current does not count.
+    """
+    ray, remote = start_warm("cloudray")
+    count_requests = getattr(importlib.import_module("cloudray.context").client(), "requests", None)
+    if count_requests is None:
+        return None
+    before = count_requests()
+    ray.get([remote.remote() for _ in range(count)])
+    priced: int = count_requests().subtract(before).priced_requests
+    return priced / count
 
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, float]]] = {

@@ -10,10 +10,11 @@ Nothing here knows an error of ours.
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import GetSetDescriptorType, MemberDescriptorType, new_class
 from typing import Any
@@ -35,20 +36,20 @@ def format_traceback(error: BaseException) -> str:
     ValueError: no such colour
     """
     printed = traceback.TracebackException.from_exception(error, compact=True)
-    for part in _parts(printed):
+    for part in _linked(printed):
         theirs = [frame for frame in part.stack if not frame.filename.startswith(_OURS)]
         if theirs:
             part.stack[:] = theirs
     return "".join(printed.format()).rstrip("\n")
 
 
-def _parts(printed: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+def _linked(printed: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
     waiting = [printed]
     while waiting:
         part = waiting.pop()
         yield part
         waiting += part.exceptions or ()
-        waiting += [linked for linked in (part.__cause__, part.__context__) if linked]
+        waiting += [other for other in (part.__cause__, part.__context__) if other]
 
 
 def dumps(error: BaseException) -> bytes:
@@ -59,15 +60,11 @@ def dumps(error: BaseException) -> bytes:
     >>> loads(dumps(KeyError("colour")))
     KeyError('colour')
     """
-    by_parts = _ByParts(error)
-    ways: tuple[object, object] = (error, by_parts)
-    if not _says_how_it_is_pickled(type(error)):
-        ways = (by_parts, error)
     try:
-        return _dump_and_try(ways[0])
+        return _dump_and_try(error, all_by_parts=False)
     except Exception as first:  # noqa: BLE001 - its class is the user's and may raise anything
         try:
-            return _dump_and_try(ways[1])
+            return _dump_and_try(error, all_by_parts=True)
         except Exception:  # noqa: BLE001 - as above; the first way's reason says more
             raise first from None
 
@@ -105,8 +102,8 @@ def fields_outside_dict(
 ) -> dict[str, MemberDescriptorType | GetSetDescriptorType]:
     """The attributes that are not in an exception's `__dict__`: those of C classes, and slots.
 
-    >>> sorted(fields_outside_dict(ImportError))
-    ['msg', 'name', 'path']
+    >>> sorted(fields_outside_dict(StopIteration))
+    ['value']
     """
     return {
         name: member
@@ -161,29 +158,39 @@ def _attribute_of_cause(self: Any, name: str) -> Any:
     return getattr(self.cause, name)
 
 
-class _ByParts:
-    """Pickles as a call of `rebuild`."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def __reduce__(self) -> tuple[Callable[..., BaseException], tuple[Any, ...]]:
-        error = self._error
-        # A builtin class knows what restores its fields: OSError adds its filename to the
-        # arguments, ImportError says its names as state.
-        reduced: Any = _builtin_base(type(error)).__reduce__(error)
-        _, args, *more = reduced
-        state: dict[str, Any] = {}
-        for part in (*more, object.__getstate__(error)):
-            for attributes in part if isinstance(part, tuple) else (part,):
-                state |= attributes or {}
-        return rebuild, (type(error), args, state)
-
-
-def _dump_and_try(value: object) -> bytes:
-    body: bytes = cloudpickle.dumps(value, PROTOCOL)
+def _dump_and_try(error: BaseException, *, all_by_parts: bool) -> bytes:
+    stream = io.BytesIO()
+    _Pickler(stream, all_by_parts=all_by_parts).dump(error)
+    body = stream.getvalue()
     pickle.loads(body)
     return body
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
+    """Pickles exceptions by their parts, also those inside a group or an attribute."""
+
+    def __init__(self, stream: io.BytesIO, *, all_by_parts: bool) -> None:
+        super().__init__(stream, PROTOCOL)
+        self._all = all_by_parts
+
+    def reducer_override(self, value: Any) -> Any:
+        """How to pickle a value: for an exception, as a call of `rebuild`."""
+        kind = type(value)
+        if issubclass(kind, BaseException) and (self._all or not _says_how_it_is_pickled(kind)):
+            return rebuild, (kind, *_parts_of(value))
+        return super().reducer_override(value)
+
+
+def _parts_of(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    # A builtin class knows what restores its fields: OSError adds its filename to the arguments,
+    # ImportError says its names as state.
+    reduced: Any = _builtin_base(type(error)).__reduce__(error)
+    _, args, *more = reduced
+    state: dict[str, Any] = {}
+    for part in (*more, object.__getstate__(error)):
+        for attributes in part if isinstance(part, tuple) else (part,):
+            state |= attributes or {}
+    return args, state
 
 
 def _says_how_it_is_pickled(error_class: type[BaseException]) -> bool:

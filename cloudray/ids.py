@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from base64 import b32hexdecode, b32hexencode
+from functools import lru_cache
 
 ID_BYTES = 10
 BATCH_ID_BYTES = 25
@@ -32,6 +33,7 @@ def new_id() -> bytes:
     return os.urandom(ID_BYTES)
 
 
+@lru_cache(maxsize=4096)
 def to_text(identifier: bytes) -> str:
     """Sixteen lowercase characters for ten bytes.
 
@@ -41,6 +43,7 @@ def to_text(identifier: bytes) -> str:
     return b32hexencode(identifier).decode().lower()
 
 
+@lru_cache(maxsize=4096)
 def from_text(text: str) -> bytes:
     """The inverse of `to_text`.
 

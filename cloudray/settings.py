@@ -18,7 +18,7 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 #: One driver's own cluster on this machine.
-EMBEDDED = Timing(heartbeat_s=0.5, lease_s=2.0, commit_s=0.1, scan_s=1.0)
+EMBEDDED = Timing(heartbeat_s=0.5, lease_s=2.0, commit_s=0.1, scan_s=2.0)
 #: A directory that several agents share.
 SHARED_DIRECTORY = Timing(heartbeat_s=0.5, lease_s=3.0, commit_s=0.1, scan_s=0.5)
 #: Object storage.

@@ -10,17 +10,16 @@ import argparse
 import asyncio
 import json
 import logging
-import os
 import random
 import shutil
 import signal
 import socket
 import sys
-import tempfile
 from pathlib import Path
 
 from cloudray import platform
 from cloudray.agent.core import Agent
+from cloudray.folders import PrivateFolder, sweep
 from cloudray.protocol.joining import join
 from cloudray.protocol.demand import Demand, to_units
 from cloudray.store import Counting, Ledger, Reliable, StoreError, drive, open_store
@@ -87,11 +86,13 @@ async def _run(arguments: argparse.Namespace) -> None:
     ledger = Ledger()
     store = Reliable(Counting(open_store(arguments.address), ledger))
     settings = drive(store, join(arguments.address))
-    embedded = arguments.folder is not None
-    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="cloudray-agent-"))
+    private = None
+    if arguments.folder is None:
+        private = PrivateFolder(platform.socket_folder(), "agent-")
+    folder = private.path if private else arguments.folder
     spool = folder / "spool"
     spool.mkdir(exist_ok=True)
-    listener, socket_path = _listen(arguments.listen_fd)
+    listener, socket_path = _listen(arguments.listen_fd, folder)
     total = total_of(
         arguments.num_cpus, arguments.num_gpus, arguments.memory, arguments.resources
     )
@@ -129,17 +130,19 @@ async def _run(arguments: argparse.Namespace) -> None:
         await agent.run(stop)
     finally:
         server.close()
-        if not embedded:
-            Path(socket_path).unlink(missing_ok=True)
-        # An embedded cluster's folder goes as a whole, whoever of driver and agent is last.
-        shutil.rmtree(folder, ignore_errors=True)
+        if private is not None:
+            private.remove()
+            sweep(platform.socket_folder(), "agent-")
+        else:
+            # An embedded cluster's folder goes as a whole, whoever of driver and agent is last.
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _listen(descriptor: int | None) -> tuple[socket.socket, str]:
+def _listen(descriptor: int | None, folder: Path) -> tuple[socket.socket, str]:
     if descriptor is not None:
         listener = socket.socket(fileno=descriptor)
         return listener, listener.getsockname()
-    path = str(platform.socket_folder() / f"{os.getpid()}-{os.urandom(4).hex()}.sock")
+    path = str(folder / "agent.sock")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     listener.listen(128)

@@ -45,13 +45,20 @@ class Charity:
     def give(self) -> None:
         """Give away half of what waits; only to be called while another agent is idle."""
         for held, ready in self.waiting().items():
-            indexes = sharing.share_of(sorted(ready))
-            by_class: dict[str, list[int]] = {}
-            for index in indexes:
-                klass = demand.class_of(held.known_of(index).demand)
-                by_class.setdefault(klass, []).append(index)
-            for klass, group in by_class.items():
-                self._give(held, klass, group)
+            self._give_by_class(held, sharing.share_of(sorted(ready)))
+
+    def give_everything(self) -> None:
+        """This agent is leaving: nothing that has not started should wait for it."""
+        for held, ready in self._dispatcher.waiting_since(float("inf")).items():
+            self._give_by_class(held, sorted(ready))
+
+    def _give_by_class(self, held: Held, indexes: list[int]) -> None:
+        by_class: dict[str, list[int]] = {}
+        for index in indexes:
+            klass = demand.class_of(held.known_of(index).demand)
+            by_class.setdefault(klass, []).append(index)
+        for klass, group in by_class.items():
+            self._give(held, klass, group)
 
     def _give(self, held: Held, klass: str, indexes: list[int]) -> None:
         if held.busy or held.dropped:

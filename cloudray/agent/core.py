@@ -69,6 +69,8 @@ class Agent:
         self._beat = 0
         self._beaten_s = clock()
         self._draining = False
+        #: agents whose heartbeats were there at the last look
+        self._others: set[str] = set()
         self._holdings = holdings = Holdings(
             io, settings, self._functions, self._resolver, clock, self._published, self._room
         )
@@ -110,10 +112,11 @@ class Agent:
             asyncio.create_task(loop)
             for loop in (
                 self._every(self._settings.heartbeat_s, self._heartbeat),
-                self._every(self._settings.scan_s, self._discovery.scan),
+                self._every(self._settings.scan_s, self._scan),
                 self._every(self._settings.lease_s / 4, self._mind_the_others),
                 self._every(self._settings.commit_s, self._tick),
                 self._every(_LOOK_S, self._look),
+                self._every(self._settings.lease_s / 4, self._holdings.forget_claims),
             )
         ]
         try:
@@ -131,6 +134,7 @@ class Agent:
             if held.untouched and not held.busy:
                 self._holdings.drop(held)
                 await self._io.do(claims.give_back(held.name, held.claim))
+        self._charity.give_everything()
         deadline_s = self._clock() + patience_s
         while self._holdings.by_batch and self._clock() < deadline_s:
             await asyncio.sleep(self._settings.commit_s / 2)
@@ -170,6 +174,11 @@ class Agent:
         self._holdings.tick()
         self._logs.flush()
         self._discovery.claim()
+
+    async def _scan(self) -> None:
+        await self._discovery.scan()
+        entries = await self._agents()
+        self._others = {entry.key.removeprefix(layout.AGENTS) for entry in entries} - {self.id}
 
     async def _heartbeat(self) -> None:
         fenced = self._dispatcher.fenced or (
@@ -212,11 +221,14 @@ class Agent:
     async def _mind_the_others(self) -> None:
         """Look at the other agents' heartbeats, while anything depends on them."""
         waiting = self._charity.waiting()
-        if not self._discovery.watching and not waiting:
+        if not self._discovery.watching and not waiting and not self._others:
             return
         entries = await self._agents()
         etags = {entry.key.removeprefix(layout.AGENTS): entry.etag for entry in entries}
-        self._discovery.look_at_agents(etags)
+        self._others = etags.keys() - {self.id}
+        for agent in self._discovery.look_at_agents(etags):
+            # Its batches are being taken over; should it live after all, it beats again.
+            await self._store.perform_async(Delete((layout.agent(agent),)))
         if waiting:
             others = [entry.key for entry in entries if entry.key != layout.agent(self.id)]
             if any(beat.idle and not beat.draining for beat in await self._beats(others)):

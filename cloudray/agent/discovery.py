@@ -18,7 +18,7 @@ from cloudray.protocol.leases import Observer
 from cloudray.protocol.records import Batch, Claim, unseal
 from cloudray.protocol.results import Results
 from cloudray.store import layout
-from cloudray.store.base import Delete, Entry, Get, List
+from cloudray.store.base import Entry, Get, List
 from cloudray.store.layout import QueueName, claim_of
 from cloudray.store.procedures import Procedure
 
@@ -218,11 +218,9 @@ class Discovery:
         leftovers = {stem for stem in last_claim if stem not in entries}
         self._leftovers = {stem: self._leftovers.get(stem, now_s) for stem in leftovers}
         for stem, since_s in list(self._leftovers.items()):
-            if now_s - since_s > 3 * self._lease_s:
-                numbers = range(1, last_claim[stem] + 1)
-                await self._io.store.perform_async(
-                    Delete(tuple(claim_of(stem, number) for number in numbers))
-                )
+            name = layout.parse_stem(stem)
+            if name is not None and now_s - since_s > 3 * self._lease_s:
+                await self._io.do(claims.sweep(name, last_claim[stem]))
         self._holders = {
             key: holder
             for key, holder in self._holders.items()
@@ -231,14 +229,16 @@ class Discovery:
 
     # -- the dead ----------------------------------------------------------------------------
 
-    def look_at_agents(self, etags: dict[str, str]) -> None:
-        """Take in a listing of heartbeats, and take over what the dead held."""
-        dead = self._observer.look(self._clock(), etags, set(self._watched))
+    def look_at_agents(self, etags: dict[str, str]) -> set[str]:
+        """Take in a listing of heartbeats, and take over what the dead held; returns the dead."""
+        watched = (self._watched.keys() | etags.keys()) - {self._agent}
+        dead = self._observer.look(self._clock(), etags, watched)
         for agent in dead:
-            for name, number in self._watched.pop(agent).values():
+            for name, number in self._watched.pop(agent, {}).values():
                 self._offer(Candidate(name, number + 1))
         if dead:
             self.claim()
+        return dead
 
 
 def _can_start(batch: Batch) -> Procedure[bool]:

@@ -69,7 +69,7 @@ class Dispatcher:
         self._host = host
         self._queues = Queues()
         self._book = DurationBook()
-        self._failed_starts: dict[Kind, int] = {}
+        self._failed_starts: dict[Kind, float] = {}
         self.workers: Workers
         #: nothing starts while this is set: the agent may have lost its leases
         self.fenced = False
@@ -344,14 +344,19 @@ class Dispatcher:
         self.run()
 
     def _failed_start(self, worker: Worker, returncode: int) -> None:
-        failed = self._failed_starts[worker.kind] = self._failed_starts.get(worker.kind, 0) + 1
+        if self.draining:
+            return
+        # One that was killed says little about the environment: machines run out of memory.
+        weight = 1.0 if returncode >= 0 else 0.1
+        failed = self._failed_starts.get(worker.kind, 0.0) + weight
+        self._failed_starts[worker.kind] = failed
         printed = "\n".join(text for _, text in worker.kept)
         _log.warning("an executor ended before it was ready (%d): %s", returncode, printed)
         if failed < MAX_FAILED_STARTS:
             return
         self._failed_starts.pop(worker.kind, None)
         error = RuntimeEnvSetupError(
-            f"{failed} executors in a row ended before they could run anything, the last with "
+            "several executors in a row ended before they could run anything, the last with "
             f"{returncode}; it printed:\n{printed}"
         )
         for line in self._queues.in_order():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -18,6 +19,7 @@ from cloudray.protocol import claims, sharing
 from cloudray.protocol import journal as journals
 from cloudray.protocol.claims import Won
 from cloudray.protocol.records import Cluster, Parent, Verb, Word
+from cloudray.store.base import Delete
 from cloudray.store.layout import QueueName
 from cloudray.store.procedures import Procedure
 from cloudray.values.outcomes import error_payload
@@ -51,6 +53,7 @@ class Holdings:
         self.dispatcher: Dispatcher
         self.by_batch: dict[bytes, Held] = {}
         self._looked_s = 0.0
+        self._retired: deque[tuple[float, QueueName, int]] = deque()
 
     # -- taking on ---------------------------------------------------------------------------
 
@@ -202,15 +205,18 @@ class Holdings:
     def _finish(self, held: Held) -> None:
         self.drop(held)
         self._io.run(claims.retire(held.name))
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._settings.lease_s, self._forget_claims, held.name, held.claim)
+        self._retired.append((self._clock(), held.name, held.claim))
         self._on_room()
 
-    def _forget_claims(self, name: QueueName, claim: int) -> None:
-        self._io.spawn(self._delete_claims(name, claim))
-
-    async def _delete_claims(self, name: QueueName, claim: int) -> None:
-        await self._io.store.perform_async(claims.forget(name, claim))
+    async def forget_claims(self) -> None:
+        """Delete the claims of batches that were retired a lease ago."""
+        before_s = self._clock() - self._settings.lease_s
+        keys: list[str] = []
+        while self._retired and self._retired[0][0] < before_s:
+            _, name, claim = self._retired.popleft()
+            keys += claims.forget(name, claim).keys
+        if keys:
+            await self._io.store.perform_async(Delete(tuple(keys)))
 
     def drop(self, held: Held) -> None:
         """Stop caring about a batch: it is finished, or another's."""

@@ -46,7 +46,7 @@ class Logs:
     def folder(self, job: bytes) -> str:
         """Where this agent's pieces of a job's output lie."""
         key = layout.log(_DAYS, job, self._agent, 0).rpartition("/")[0]
-        return f"{self._io.store.url.rstrip('/')}/{key}"
+        return f"{self._io.store.url.partition('?')[0].rstrip('/')}/{key}"
 
 
 def _put(key: str, body: bytes) -> Procedure[None]:

@@ -103,10 +103,14 @@ def remote(
     function: Callable[P, Coroutine[Any, Any, R]], /
 ) -> TypedRemoteFunction[Callable[P, Coroutine[Any, Any, R]], ObjectRef[R]]: ...
 @overload
+def remote(
+    function: Callable[P, Coroutine[Any, Any, R]], /
+) -> TypedRemoteFunction[Callable[P, R], ObjectRef[R]]: ...
+@overload
 def remote(function: Callable[P, R], /) -> TypedRemoteFunction[Callable[P, R], ObjectRef[R]]: ...
 @overload
-def remote(
-    *, num_returns: Literal[1] = 1, **options: Unpack[RemoteArguments]
+def remote(  # type: ignore[overload-overlap] # 1 is an int too, and this comes first
+    *, num_returns: Literal[1] | None = None, **options: Unpack[RemoteArguments]
 ) -> RemoteDecorator: ...
 @overload
 def remote(
@@ -118,7 +122,7 @@ def remote(
 ) -> RemoteDecoratorReturning[list[ObjectRef[Any]]]: ...
 @overload
 def remote(
-    *, num_returns: int | None, **options: Unpack[RemoteArguments]
+    *, num_returns: int, **options: Unpack[RemoteArguments]
 ) -> RemoteDecoratorReturning[Any]: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function remote: `f.remote(...)` runs it on the cluster and returns an `ObjectRef`.

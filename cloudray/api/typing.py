@@ -93,8 +93,7 @@ class RemoteArguments(OptionArguments, total=False):
 class Variadic(Protocol[T_contra]):
     """A function that takes any number of positional arguments of one type."""
 
-    def __call__(self, *args: T_contra) -> Any:
-        """Call it."""
+    def __call__(self, *args: T_contra) -> Any: ...  # noqa: D102 - the class says it
 
 
 class TypedRemoteFunction(Protocol[F_co, Returned_co]):
@@ -285,5 +284,6 @@ class RemoteDecorator(Protocol):
 class RemoteDecoratorReturning(Protocol[Returned_co]):
     """What `remote(...)` with keywords returns when `num_returns` says what calls return."""
 
-    def __call__(self, function: F, /) -> TypedRemoteFunction[F, Returned_co]:
-        """Make a remote function of it."""
+    def __call__(  # noqa: D102 - the class says it
+        self, function: F, /
+    ) -> TypedRemoteFunction[F, Returned_co]: ...

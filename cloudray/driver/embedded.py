@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from cloudray import ids, platform
+from cloudray import platform
+from cloudray.folders import PrivateFolder
 from cloudray.protocol.joining import join
 from cloudray.settings import EMBEDDED
 from cloudray.store import Reliable, drive, open_store, probe
 
-_PREFIX = "cloudray-"
 #: How long an agent gets to clean up after itself.
 _PATIENCE_S = 5.0
 
@@ -54,12 +51,8 @@ class EmbeddedCluster:
 
     def __init__(self, options: AgentOptions) -> None:
         self._options = options
-        base = platform.memory_folder()
-        _sweep(base)
-        name = f"{_PREFIX}{os.getuid()}-{os.getpid()}-{ids.to_text(ids.new_timed_id())}"
-        self.folder = base / name
-        self.folder.mkdir(mode=0o700)
-        self._lock = _lock_of(self.folder)
+        self._private = PrivateFolder(platform.memory_folder(), f"cloudray-{os.getuid()}-")
+        self.folder = self._private.path
         (self.folder / "store").mkdir()
         self.address = f"file://{self.folder}/store?durable=false"
         self._owner_pid = os.getpid()
@@ -100,7 +93,7 @@ class EmbeddedCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(listener.fileno(), read_end, self._lock),
+                pass_fds=(listener.fileno(), read_end, self._private.lock),
                 start_new_session=True,
                 env=os.environ | {"PYTHONPATH": _python_path()},
             )
@@ -148,10 +141,7 @@ class EmbeddedCluster:
                 self._process.kill()
                 self._process.wait()
             self._process = None
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._private.remove()
 
 
 def _python_path() -> str:
@@ -159,25 +149,3 @@ def _python_path() -> str:
     ours = str(Path(__file__).parents[2])
     known = os.environ.get("PYTHONPATH", "")
     return f"{ours}{os.pathsep}{known}" if known else ours
-
-
-def _lock_of(folder: Path) -> int:
-    """A lock that driver and agent hold as long as either lives."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return descriptor
-
-
-def _sweep(base: Path) -> None:
-    """Remove what clusters left whose driver and agent were both killed."""
-    for folder in base.glob(f"{_PREFIX}{os.getuid()}-*"):
-        try:
-            descriptor = os.open(folder / "lock", os.O_RDWR)
-        except OSError:
-            continue
-        try:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)

@@ -13,7 +13,7 @@ from cloudray.protocol.records import Duration, Entry, Verb, Word, seal, unseal
 from cloudray.store import layout
 from cloudray.store.base import Create, Get, GetMany, Op
 
-#: How many entries a reader that is behind asks for at once.
+#: How many entries a reader that is far behind asks for at once.
 READ_AHEAD = 8
 
 
@@ -120,7 +120,8 @@ def catch_up(journal: Journal) -> Generator[Op, Any, list[int]]:
                 fresh += journal.apply(unseal(Entry, body, keys[offset]))
         if journal.complete:
             return fresh
-        window = READ_AHEAD
+        # Each request costs, and most readers are one entry behind.
+        window = min(2 * window, READ_AHEAD)
 
 
 def append(

@@ -108,6 +108,12 @@ class Counting(Wrapper):
     """Counts in a ledger what the operations on a raw backend are, or would be, in requests.
 
     An attempt counts whether it succeeds or not: a lost create costs as much as a won one.
+
+    >>> from cloudray.store import MemoryStore
+    >>> store = Counting(MemoryStore(), Ledger())
+    >>> store.put("key", b"body")
+    >>> store.ledger
+    Ledger(put=1, get=0, list=0, delete=0)
     """
 
     def __init__(self, store: Store, ledger: Ledger) -> None:

@@ -57,9 +57,10 @@ class DirectoryStore(Store):
     A durable store survives a crash of the machine: it syncs each file and its folder before it
     answers. A store that is not durable answers within microseconds.
 
-    >>> import tempfile
-    >>> store = DirectoryStore(Path(tempfile.mkdtemp()), durable=False)
-    >>> store.perform(Create("a/b", b"first")), store.perform(Create("a/b", b"second"))
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     store = DirectoryStore(Path(folder), durable=False)
+    ...     store.perform(Create("a/b", b"first")), store.perform(Create("a/b", b"second"))
     (True, False)
     """
 
@@ -100,15 +101,13 @@ class DirectoryStore(Store):
     async def perform_async(self, op: Op) -> Any:
         """Perform one operation on the event loop; only what takes long goes to a thread."""
         try:
-            if not self._is_slow(op):
-                return self._perform(op, large_bytes=THREAD_BYTES)
+            if self._is_slow(op):
+                return await self._in_thread(op)
+            return self._perform(op, large_bytes=THREAD_BYTES)
         except _LargeFileError:
-            pass
+            return await self._in_thread(op)
         except OSError as error:
             raise explain(error, self._root, doing(op)) from error
-        import asyncio
-
-        return await asyncio.to_thread(self.perform, op)
 
     def path(self, key: str) -> Path | None:
         """Return the file that is this object, or None when absent. It is safe to map."""
@@ -145,6 +144,11 @@ class DirectoryStore(Store):
                 check_file(op)
                 return self._durable or os.stat(op.path).st_dev != self._device
         return False
+
+    async def _in_thread(self, op: Op) -> Any:
+        import asyncio
+
+        return await asyncio.to_thread(self.perform, op)
 
     def _create(self, key: str, body: Body) -> bool:
         check_key(key)

@@ -16,6 +16,8 @@ class, priority, then the age of the job.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from cloudray import ids
@@ -42,12 +44,17 @@ class QueueName(msgspec.Struct, frozen=True):
     @property
     def stem(self) -> str:
         """The key without the claim number."""
-        batch = self.batch
-        return (
-            f"{QUEUE}{self.klass}/{self.priority}/{ids.to_text(ids.job_of(batch))}"
-            f"-{ids.to_text(ids.submitter_of(batch))}-{ids.number_of(batch):08x}"
-            f"-{ids.days_of(batch)}-{self.size}-{self.estimated_ms}"
-        )
+        return _stem(self)
+
+
+@lru_cache(maxsize=4096)
+def _stem(name: QueueName) -> str:
+    batch = name.batch
+    return (
+        f"{QUEUE}{name.klass}/{name.priority}/{ids.to_text(ids.job_of(batch))}"
+        f"-{ids.to_text(ids.submitter_of(batch))}-{ids.number_of(batch):08x}"
+        f"-{ids.days_of(batch)}-{name.size}-{name.estimated_ms}"
+    )
 
 
 def claim_of(stem: str, number: int) -> str:
@@ -94,6 +101,7 @@ def blob(identifier: bytes, digest: str) -> str:
     return f"{_job_folder_of(identifier)}blobs/{digest}"
 
 
+@lru_cache(maxsize=4096)
 def journal(batch: bytes) -> str:
     """The prefix of a batch's journal entries."""
     submitter = ids.to_text(ids.submitter_of(batch))

@@ -33,6 +33,7 @@ _CREDENTIALS = (
     "machine's role; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_*) and that they may list the "
     "bucket and get, put and delete objects in it."
 )
+_REFUSED = {401, 403}
 #: Statuses by which a service says that it does not do such a thing.
 _UNABLE = {400, 405, 411, 413, 501}
 #: 400s that are troubles of the connection.
@@ -61,7 +62,7 @@ def interpret(op: Op, error: Exception, url: str) -> Any:
     if status == _OUT_OF_RANGE and isinstance(op, Get):
         return b""
     hint = next((hint for sign, hint in _HINTS.items() if sign in text), "")
-    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+    if status in _REFUSED or "AccessDenied" in text:
         raise StoreError(
             f"{doing(op)} at {url} was refused. {hint or _CREDENTIALS} ({text})"
         ) from error

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from cloudray import ids
-from cloudray.protocol import claims, failures, journal as journals, sharing
+from cloudray.protocol import claims, failures, sharing
+from cloudray.protocol import journal as journals
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Batch, Verb, Word
 from cloudray.protocol.results import Results
@@ -77,23 +78,20 @@ Run = Generator[Step, Any, Phase | None]
 class Frozen:
     """A journal, or a process's journals, as a part of a phase: hashable, and never changed."""
 
-    __slots__ = ("_hash", "_key", "_kept")
+    __slots__ = ("_hash", "_kept", "_key")
 
     def __init__(self, kept: Journal | Results) -> None:
         self._kept = copy.deepcopy(kept)
-        folds = [kept] if isinstance(kept, Journal) else list(kept.journals.values())
-        self._key = tuple(sorted((fold.batch, fold.next) for fold in folds)), tuple(
-            sorted(
-                (fold.batch, index, word)
-                for fold in folds
-                for index, word in fold.decided.items()
+        folds = [kept] if isinstance(kept, Journal) else kept.journals.values()
+        self._key = tuple(
+            (
+                fold.batch,
+                fold.next,
+                tuple(sorted(fold.decided.items())),
+                tuple(sorted(fold.claims.items())),
+                tuple((index, tuple(runs)) for index, runs in sorted(fold.started.items())),
             )
-        ), tuple(
-            sorted(
-                (fold.batch, index, tuple(runs))
-                for fold in folds
-                for index, runs in fold.started.items()
-            )
+            for fold in folds
         )
         self._hash = hash(self._key)
 
@@ -243,7 +241,9 @@ class Agent(Process):
         yield Know(batch.id, tuple(sorted(journal.decided.items())))
         if journal.complete:
             yield from claims.retire(name)
-            return ("forget", given, heard, name, number) if self.forgets else ("look", given, heard)
+            if self.forgets:
+                return ("forget", given, heard, name, number)
+            return ("look", given, heard)
         died = dict(deaths)
         ready = [index for index in self._open(batch, journal) if index not in died]
         ours = number in journal.claims.values() or any(

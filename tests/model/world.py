@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -102,7 +102,7 @@ class Target(msgspec.Struct, frozen=True):
 class Violation(Exception):
     """An invariant does not hold: `kind` is its short name, `at` the state."""
 
-    def __init__(self, kind: str, message: str, at: object) -> None:
+    def __init__(self, kind: str, message: str, at: Any) -> None:
         super().__init__(message)
         self.kind = kind
         self.at = at

@@ -36,9 +36,7 @@ WORLDS = {
     "two lost answers": World(
         agents(groups=True), ONE, Budget(crashes=1, losses=2, takeovers=1), lies=True
     ),
-    "to and fro": World(
-        agents(groups=True), TWO, Budget(crashes=1, takeovers=2, doubts=2)
-    ),
+    "to and fro": World(agents(groups=True), TWO, Budget(crashes=1, takeovers=2, doubts=2)),
     # Work is given away, by its holder or by who is taken for dead, and given away again.
     "giving away": World(agents(), THREE, Budget(crashes=1, takeovers=1, gifts=1)),
     "giving away, answers lost": World(
@@ -46,9 +44,7 @@ WORLDS = {
     ),
     "giving away what was given": World(agents(groups=True), THREE, Budget(crashes=1, gifts=2)),
     # A task that must not run twice.
-    "once": World(
-        agents(), ONCE, Budget(crashes=2, losses=1, takeovers=1, deaths=1), lies=True
-    ),
+    "once": World(agents(), ONCE, Budget(crashes=2, losses=1, takeovers=1, deaths=1), lies=True),
     "once, given away": World(agents(), ONCE, Budget(crashes=1, losses=1, takeovers=1, gifts=1)),
     # Executors and agents die under tasks that have few retries.
     "retries": World(agents(), FRAIL, Budget(crashes=2, losses=1, takeovers=1, deaths=2)),

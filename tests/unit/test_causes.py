@@ -76,6 +76,14 @@ def test_what_pickle_cannot_load_is_loaded() -> None:
     assert (type(error), str(error)) == (Unloadable, "3 d")
 
 
+def test_what_pickle_cannot_load_is_loaded_inside_of_others_too() -> None:
+    error = ExceptionGroup("several", [Unloadable(3, "d")])
+    error.add_note("so that there is state")
+    arrived = causes.loads(causes.dumps(error))
+    assert [str(part) for part in arrived.exceptions] == ["3 d"]
+    assert arrived.__notes__ == error.__notes__
+
+
 def test_a_class_that_says_how_it_is_restored_is_asked() -> None:
     error = WithState("x")
     error.add_note("so that there is state")

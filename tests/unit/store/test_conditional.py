@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count
 from typing import Any
 
 import pytest
 
 from cloudray.store import (
+    Buffer,
     Create,
     Get,
     Kind,
@@ -134,7 +134,7 @@ def test_refusals_must_follow_one_another_to_end_it() -> None:
 
 
 def test_a_body_in_several_buffers_is_known_by_its_nonce() -> None:
-    parts = [OURS[:3], bytearray(OURS[3:20]), memoryview(OURS)[20:]]
+    parts: list[Buffer] = [OURS[:3], bytearray(OURS[3:20]), memoryview(OURS)[20:]]
     assert play(False, OURS, create=Create("key", parts))[0] is None
     assert play(False, THEIRS, create=Create("key", parts))[0] == THEIRS
 
@@ -152,9 +152,7 @@ def test_a_body_without_a_nonce_is_an_error_and_not_a_loss() -> None:
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_who_holds_the_key_is_asked_of_is_ours_alone(
-    answer: bool,  # noqa: FBT001 - what a mutant of is_ours would say
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, *, answer: bool
 ) -> None:
-    mutant: Callable[[Any, bytes], bool] = lambda body, holder: answer  # noqa: ARG005, E731
-    monkeypatch.setattr(conditional, "is_ours", mutant)
+    monkeypatch.setattr(conditional, "is_ours", lambda body, holder: answer)  # noqa: ARG005
     assert play(False, OURS)[0] == (None if answer else OURS)

@@ -24,8 +24,6 @@ from cloudray.store import (
     Store,
     StoreError,
     TransientStoreError,
-    directory,
-    files,
     probe,
 )
 from cloudray.store.directory import ABANDONED_S, THREAD_BYTES
@@ -42,7 +40,7 @@ def store(root: Path) -> DirectoryStore:
 
 
 def unfinished(root: Path) -> list[str]:
-    return os.listdir(root / ".tmp")
+    return sorted(file.name for file in (root / ".tmp").iterdir())
 
 
 WRITES: list[Callable[[Store], Any]] = [
@@ -109,8 +107,8 @@ def test_a_full_disk_is_said_to_be_full_and_leaves_nothing(
     def fill(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "write", fill)
-    monkeypatch.setattr(files.os, "writev", fill)
+    monkeypatch.setattr(os, "write", fill)
+    monkeypatch.setattr(os, "writev", fill)
     with pytest.raises(StoreError, match=f"no space left in {root} while .* a/b/key"):
         write(store)
     assert store.get("a/b/key") is None
@@ -139,7 +137,7 @@ def test_a_folder_that_keeps_being_removed_does_not_stop_a_write(
             shutil.rmtree(root / "a", ignore_errors=True)
         move(source, target)
 
-    monkeypatch.setattr(directory.os, call, remove_first)
+    monkeypatch.setattr(os, call, remove_first)
     WRITES[0 if call == "link" else 1](store)
     assert store.get("a/b/key") == b"body"
     assert len(tries) == 5
@@ -147,10 +145,7 @@ def test_a_folder_that_keeps_being_removed_does_not_stop_a_write(
 
 @write
 def test_an_unfinished_file_that_vanishes_is_a_passing_trouble(
-    store: DirectoryStore,
-    root: Path,
-    write: Callable[[Store], Any],
-    monkeypatch: pytest.MonkeyPatch,
+    store: DirectoryStore, write: Callable[[Store], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, replace = os.link, os.replace
 
@@ -161,8 +156,8 @@ def test_an_unfinished_file_that_vanishes_is_a_passing_trouble(
 
         return lose
 
-    monkeypatch.setattr(directory.os, "link", losing(link))
-    monkeypatch.setattr(directory.os, "replace", losing(replace))
+    monkeypatch.setattr(os, "link", losing(link))
+    monkeypatch.setattr(os, "replace", losing(replace))
     with pytest.raises(TransientStoreError, match="removed as fast as it is made"):
         write(store)
 
@@ -193,14 +188,14 @@ def test_a_filesystem_without_hard_links_is_refused_by_the_probe(
     def refuse(source: str, target: str) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), source, None, target)
 
-    monkeypatch.setattr(directory.os, "link", refuse)
-    with pytest.raises(StoreError, match=r"no hard links. Use a directory on one that has"):
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StoreError, match=r"no hard links\. Use a directory on one that has"):
         probe(store)
 
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="opening the store in .*file/root failed"):
+    with pytest.raises(StoreError, match=r"opening the store in .*file/root failed"):
         DirectoryStore(tmp_path / "file" / "root")
 
 
@@ -233,7 +228,7 @@ def test_a_file_from_another_filesystem_is_copied(
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source, None, target)
         replace(source, target)
 
-    monkeypatch.setattr(directory.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     store.perform(Adopt("a/b", file))
     assert store.get("a/b") == b"body"
     assert not file.exists()
@@ -256,7 +251,7 @@ def calls(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
 
     def name(path: str | int) -> str:
-        full = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else str(path)
+        full = str(Path(f"/proc/self/fd/{path}").readlink() if isinstance(path, int) else path)
         below = full.removeprefix(str(root))
         return "temp" if below.startswith("/.tmp/") else below or "/"
 
@@ -312,9 +307,7 @@ def test_a_durable_create_that_cannot_win_syncs_nothing(root: Path, calls: list[
     assert calls == []
 
 
-def test_a_durable_adoption_syncs_the_file_before_its_name(
-    root: Path, tmp_path: Path, calls: list[str]
-) -> None:
+def test_a_durable_adoption_syncs_the_file_before_its_name(root: Path, calls: list[str]) -> None:
     store = DirectoryStore(root)
     file = root.parent / "file"
     file.write_bytes(b"body")

@@ -171,7 +171,7 @@ def test_without_a_plan_all_answers_are_honest() -> None:
 def test_delays_pass_through_the_sleeps_it_was_given() -> None:
     slept_s: list[float] = []
 
-    async def sleep_async(delay_s: float) -> None:  # noqa: RUF029 - it stands for one that waits
+    async def sleep_async(delay_s: float) -> None:
         slept_s.append(delay_s)
 
     store = Faulty(

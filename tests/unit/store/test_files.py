@@ -37,8 +37,8 @@ def short_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         taken.append(write(descriptor, b"".join(views)[:7]) if views else writev(descriptor, views))
         return taken[-1]
 
-    monkeypatch.setattr(files.os, "write", stopping)
-    monkeypatch.setattr(files.os, "writev", stopping_too)
+    monkeypatch.setattr(os, "write", stopping)
+    monkeypatch.setattr(os, "writev", stopping_too)
     return taken
 
 
@@ -81,7 +81,7 @@ def test_a_file_that_shrinks_while_it_is_read_ends(
     descriptor: int, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_bytes(b"0123456789")
-    monkeypatch.setattr(files.os, "pread", lambda *_: b"")
+    monkeypatch.setattr(os, "pread", lambda *_: b"")
     assert read_range(descriptor, 0, None) == b""
 
 

@@ -66,7 +66,7 @@ def slept_s() -> list[float]:
 def reliable(slept_s: list[float]) -> Callable[..., Reliable]:
     """Make scripted stores reliable, with sleeps that are only remembered."""
 
-    async def sleep_async(delay_s: float) -> None:  # noqa: RUF029 - it stands for one that waits
+    async def sleep_async(delay_s: float) -> None:
         slept_s.append(delay_s)
 
     def make(*answers: Any, **options: Any) -> Reliable:

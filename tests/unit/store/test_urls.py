@@ -84,7 +84,7 @@ def test_a_url_that_names_no_store_is_refused_with_advice(url: str, advice: str)
 
 def test_a_configuration_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
-    with pytest.raises(StoreError, match="cannot use az://container: .*[Aa]ccount"):
+    with pytest.raises(StoreError, match=r"cannot use az://container: .*[Aa]ccount"):
         open_store("az://container")
 
 

@@ -113,6 +113,6 @@ def test_a_page_looks_at_no_more_files_than_it_holds(
         looked_at.append(path)
         return lstat(path)
 
-    monkeypatch.setattr(walk.os, "lstat", remember)
+    monkeypatch.setattr(os, "lstat", remember)
     assert len(list(islice(walk_files(str(root), "", "a/1"), 2))) == 2
     assert looked_at == [f"{root}/a/2", f"{root}/b/1"]
