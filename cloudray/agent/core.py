@@ -36,7 +36,7 @@ from cloudray.store.base import Delete, Entry, GetMany, List, Put, Store
 _log = logging.getLogger(__name__)
 
 #: How often stuck calls and idle executors are looked for.
-_LOOK_S = 0.02
+_LOOK_S, _IDLE_LOOK_S = 0.02, 0.2
 
 
 class Agent:
@@ -78,6 +78,7 @@ class Agent:
             io, resources, self._functions, clock, holdings.consider, self._nonce, self._host
         )
         holdings.dispatcher = dispatcher
+        dispatcher.let_go = holdings.drop
         self._logs = Logs(io, self.id, lambda job, lines: self._gateway.printed(job, lines))
         dispatcher.log_folder = self._logs.folder
         self._discovery = Discovery(
@@ -163,7 +164,10 @@ class Agent:
                 _log.exception("an agent's regular work failed; it goes on")
             await asyncio.sleep(period_s * (0.9 + 0.2 * self._rng.random()))
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
+        if not self._dispatcher.busy:
+            # Nothing can be stuck: a look costs a wake-up of the machine, so wait for more.
+            await asyncio.sleep(_IDLE_LOOK_S)
         if self._clock() - self._beaten_s > self._settings.lease_s:
             # On our own clock a lease went by without a heartbeat: others may have taken our
             # batches, so nothing starts until we have read that our claims are still the last.

@@ -18,7 +18,7 @@ from cloudray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
 from cloudray.protocol import journal as journals
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import DurationBook
-from cloudray.protocol.failures import Crashed, next_step
+from cloudray.protocol.failures import Crashed, Overtaken, next_step
 from cloudray.protocol.records import Duration, Verb, Word
 from cloudray.protocol.sharing import address
 from cloudray.store import layout
@@ -192,6 +192,9 @@ class Dispatcher:
             max_retries=known.shape.max_retries,
             once=held.once,
         )
+        if isinstance(step, Overtaken):
+            self.let_go(held)
+            return None
         if isinstance(step, Crashed):
             self._crashed(held, index, step.attempts)
             return None
@@ -218,7 +221,11 @@ class Dispatcher:
             worker.tickets.pop(call.ticket, None)
             worker.queued_us -= assigned.estimated_us
             if index not in held.journal.decided and not held.dropped:
-                self._crashed(held, index, len(said))
+                # Not permitted: only a task with `max_retries=0` can find another's STARTED.
+                if said[0][0] > held.claim:
+                    self.let_go(held)
+                else:
+                    self._crashed(held, index, len(said))
             self._publish(held)
             self._rested(worker)
 
@@ -389,6 +396,8 @@ class Dispatcher:
         return self.log_folder(held.job)
 
     log_folder: Callable[[bytes], str]
+    #: another agent holds this batch now
+    let_go: Callable[[Held], None]
 
     # -- taking back -------------------------------------------------------------------------
 
@@ -404,6 +413,11 @@ class Dispatcher:
                     worker.send(m.Interrupt(ticket))
                 else:
                     self._recall(worker)
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls are queued up behind others."""
+        return any(len(worker.tickets) > 1 for worker in self.workers.all)
 
     def look(self) -> None:
         """Now and then: free calls stuck behind a long one; let idle executors go."""

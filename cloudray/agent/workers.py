@@ -7,6 +7,7 @@ import contextlib
 import logging
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from cloudray.protocol.demand import Demand
 from cloudray.protocol.records import Job
 
 _log = logging.getLogger(__name__)
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class Assigned(msgspec.Struct):
@@ -114,7 +116,7 @@ class Workers:
         token = os.urandom(8).hex()
         progress_path = self._spool / f"{token}.progress"
         progress_path.write_bytes(bytes(mmap.PAGESIZE))
-        environment = os.environ | dict(kind.env_vars)
+        environment = _environment(kind.env_vars)
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [
                 sys.executable,
@@ -230,3 +232,14 @@ class Workers:
         waiting = self.idle.get(worker.kind, [])
         if worker in waiting:
             waiting.remove(worker)
+
+
+def _environment(env_vars: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """The agent's environment with a task's variables, in which `${NAME}` is the agent's NAME."""
+    environment = dict(os.environ)
+    for name, value in env_vars:
+        environment[name] = _VARIABLE.sub(lambda match: os.environ.get(match[1], ""), value)
+    if "PYTHONPATH" in dict(env_vars):
+        ours = str(Path(__file__).parents[2])
+        environment["PYTHONPATH"] += f"{os.pathsep}{ours}"
+    return environment

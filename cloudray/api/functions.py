@@ -9,7 +9,7 @@ from typing import Any, Literal, Unpack, overload
 
 from cloudray import context
 from cloudray.api.options import TaskOptions, merge, validate_task_options
-from cloudray.api.prepare import pickle_function, prepare
+from cloudray.api.prepare import pickle_function, prepare, refuse_unsupported
 from cloudray.api.signature import Signature
 from cloudray.api.typing import (
     P,
@@ -73,7 +73,9 @@ class RemoteFunction:
         validate_task_options(changes, in_options=True)
         changed = RemoteFunction.__new__(RemoteFunction)
         changed.__dict__.update(self.__dict__)
-        changed._options = merge(self._options, changes)  # noqa: SLF001 - it is one of us
+        merged = merge(self._options, changes)
+        refuse_unsupported(merged)
+        changed._options = merged  # noqa: SLF001 - it is one of us
         changed._ready = None  # noqa: SLF001
         return changed
 
@@ -149,6 +151,7 @@ def remote(*args: Any, **options: Any) -> Any:
         raise TypeError(msg)
     validate_task_options(options, in_options=False)
     chosen = merge(TaskOptions(), options)
+    refuse_unsupported(chosen)
     return lambda function: _make(function, chosen)
 
 

@@ -46,6 +46,17 @@ def pickle_function(function: Callable[..., Any], name: str) -> bytes:
     return pickled
 
 
+def refuse_unsupported(options: TaskOptions) -> None:
+    """Raise ValueError for options that a later version will heed: better now than ignored."""
+    if options.label_selector or options.fallback_strategy:
+        msg = (
+            "'label_selector' and 'fallback_strategy' are not supported yet: agents have no "
+            "labels in this version. Give the machines a custom resource instead, and ask for it "
+            "with resources={...}."
+        )
+        raise ValueError(msg)
+
+
 def prepare(pickled: bytes, name: str, options: TaskOptions) -> Prepared:
     """What all calls of a function with these options share."""
     demand = {
@@ -54,6 +65,9 @@ def prepare(pickled: bytes, name: str, options: TaskOptions) -> Prepared:
         "memory": to_units(options.memory),
         **{key: to_units(amount) for key, amount in options.resources.items()},
     }
+    if options.accelerator_type:
+        # As in Ray: a sliver of a resource that machines with this model have.
+        demand[f"accelerator_type:{options.accelerator_type}"] = to_units(0.001)
     demand = {key: units for key, units in demand.items() if units}
     retryable = options.retry_exceptions
     max_calls = options.max_calls

@@ -395,7 +395,7 @@ class DriverClient:
         if isinstance(message, m.Published):
             journal = self._results.journals.get(message.batch)
             if journal is not None and journal.next < message.next:
-                drive(self.store, journals.catch_up(journal))
+                drive(self.store, journals.catch_up(journal, message.next))
                 self._learned(journal)
         elif isinstance(message, m.Printed):
             self._printer.take(message.lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -12,9 +13,10 @@ import msgspec
 
 from cloudray.protocol.messages import Line
 
-#: Lines that differ only in numbers are folded when several processes print them within this.
+#: Lines that differ only in words with numbers are folded when several processes print them
+#: within this time.
 FOLD_S = 5.0
-_NUMBERS = re.compile(r"(0x[0-9a-fA-F]+|\d+)")
+_HAS_NUMBER = re.compile(r"\d")
 _COLOUR, _PLAIN = "\x1b[36m", "\x1b[0m"
 
 
@@ -26,12 +28,18 @@ class _Repeated(msgspec.Struct):
 
 
 class Printer:
-    """Prints lines, whole, from any thread."""
+    """Prints lines, whole, from any thread.
+
+    Folds as Ray does: a line is known by its words without digits; one that only a single
+    process has printed is not folded, nor one that has no such words. `RAY_DEDUP_LOGS=0` turns
+    folding off.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._repeated: dict[str, _Repeated] = {}
+        self._repeated: dict[tuple[bool, str], _Repeated] = {}
+        self._fold = os.environ.get("RAY_DEDUP_LOGS") != "0"
 
     def take(self, lines: tuple[Line, ...]) -> None:
         """Print lines, or fold them into what other processes have printed."""
@@ -39,18 +47,23 @@ class Printer:
             now_s = self._clock()
             self._release(now_s)
             for line in lines:
-                key = _NUMBERS.sub("0", line.text)
+                words = " ".join(
+                    word for word in line.text.split() if not _HAS_NUMBER.search(word)
+                )
+                key = (line.is_error, words)
                 seen = self._repeated.get(key)
-                if seen is None:
+                if not words or not self._fold:
+                    _print(line)
+                elif seen is None:
                     self._repeated[key] = _Repeated(line, now_s, 0, {line.pid})
                     _print(line)
-                    continue
-                seen.pids.add(line.pid)
-                if len(seen.pids) == 1:
-                    _print(line)
                 else:
-                    seen.count += 1
-                    seen.line = line
+                    seen.pids.add(line.pid)
+                    if len(seen.pids) == 1:
+                        _print(line)
+                    else:
+                        seen.count += 1
+                        seen.line = line
 
     def flush(self) -> None:
         """Print what is folded."""
@@ -59,12 +72,16 @@ class Printer:
 
     def _release(self, now_s: float) -> None:
         for key, seen in list(self._repeated.items()):
-            if now_s - seen.since_s > FOLD_S:
-                del self._repeated[key]
-                if seen.count == 1:
-                    _print(seen.line)
-                elif seen.count:
-                    _print(seen.line, f" [repeated {seen.count}x across cluster]")
+            if now_s - seen.since_s <= FOLD_S:
+                continue
+            if seen.count > 1:
+                _print(seen.line, f" [repeated {seen.count}x across cluster]")
+                # A line that keeps coming stays folded.
+                seen.count, seen.since_s = 0, now_s
+                continue
+            if seen.count:
+                _print(seen.line)
+            del self._repeated[key]
 
 
 def _print(line: Line, suffix: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -24,6 +25,8 @@ class Link:
         self._socket.connect(path)
         self._sending = threading.Lock()
         self._unpacker = Unpacker()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
 
     def send(self, message: Message) -> None:
         """Send one message; messages of one thread arrive in order."""
@@ -51,11 +54,19 @@ class Link:
         self, handle: Callable[[Message], None], tick: Callable[[], float | None]
     ) -> None:
         """Handle messages as they come; `tick` runs in between and says when to run again (s)."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
         while True:
             timeout_s = tick()
-            if timeout_s is not None:
-                readable, _, _ = select.select([self._socket], [], [], timeout_s)
-                if not readable:
-                    continue
-            for message in self.receive():
-                handle(message)
+            for descriptor, _ in poll.poll(None if timeout_s is None else timeout_s * 1000):
+                if descriptor == self._wake_read:
+                    os.read(descriptor, 4096)
+                else:
+                    for message in self.receive():
+                        handle(message)
+
+    def wake(self) -> None:
+        """Make `receive_forever` run its `tick` now."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"!")

@@ -63,6 +63,8 @@ def next_step(
             return Overtaken(permitted[0][0])
         if permitted or deaths:
             return Crashed(max(1, deaths))
-    if deaths and 0 <= max_retries < deaths:
-        return Crashed(deaths)
+    # Exceptions that were retried and deaths share one budget, as in Ray.
+    failed = deaths_before(journal, index, claim) + max(attempt, deaths_here)
+    if deaths and 0 <= max_retries < failed:
+        return Crashed(failed)
     return Start(attempt, announce=once or claim > 1 or deaths > 0)

@@ -15,6 +15,8 @@ from cloudray.store.base import Create, Get, GetMany, Op
 
 #: How many entries a reader that is far behind asks for at once.
 READ_AHEAD = 8
+#: What may not be said of a task with `max_retries=0` once its STARTED stands.
+_ONLY_BEFORE_PERMISSION = (Verb.STARTED, Verb.MOVED)
 
 
 class Journal:
@@ -57,12 +59,18 @@ class Journal:
     def sift(self, words: Iterable[Word]) -> tuple[Word, ...]:
         """The words that would still count if they were appended now."""
         decided: set[int] = set()
+        permitted: set[int] = set()
         kept = []
         for word in words:
-            if word.index not in decided and self._counts(word):
-                kept.append(word)
-                if word.verb is not Verb.STARTED:
-                    decided.add(word.index)
+            if word.index in decided or not self._counts(word):
+                continue
+            if word.index in permitted and word.verb in _ONLY_BEFORE_PERMISSION:
+                continue
+            kept.append(word)
+            if word.verb is not Verb.STARTED:
+                decided.add(word.index)
+            elif self._once:
+                permitted.add(word.index)
         return tuple(kept)
 
     def apply(self, entry: Entry) -> list[int]:
@@ -87,7 +95,7 @@ class Journal:
         if self._once and self.started.get(word.index):
             # STARTED is the permission to run, and there is one: who holds it may still be
             # running, so the task can neither start again nor become another batch's.
-            return word.verb not in (Verb.STARTED, Verb.MOVED)
+            return word.verb not in _ONLY_BEFORE_PERMISSION
         return True
 
 
@@ -96,8 +104,11 @@ def key(batch: bytes, number: int) -> str:
     return f"{layout.journal(batch)}{number}"
 
 
-def catch_up(journal: Journal) -> Generator[Op, Any, list[int]]:
+def catch_up(journal: Journal, known: int = 0) -> Generator[Op, Any, list[int]]:
     """Read the entries that are there and not folded yet; returns the indexes they decided.
+
+    Who has heard that the numbers below `known` are taken reads exactly those; else the reader
+    asks for one entry, and for more at once each time that all it asked for were there.
 
     A process may run several procedures on one journal at once: what another of them has folded
     in meanwhile is not folded in again (nor returned again).
@@ -107,6 +118,8 @@ def catch_up(journal: Journal) -> Generator[Op, Any, list[int]]:
     prefix = layout.journal(journal.batch)
     while True:
         first = journal.next
+        if known > first:
+            window = known - first
         keys = tuple(f"{prefix}{first + offset}" for offset in range(window))
         bodies: list[bytes | None]
         if window == 1:
@@ -118,7 +131,7 @@ def catch_up(journal: Journal) -> Generator[Op, Any, list[int]]:
                 return fresh
             if journal.next == first + offset:
                 fresh += journal.apply(unseal(Entry, body, keys[offset]))
-        if journal.complete:
+        if journal.complete or (known and journal.next >= known):
             return fresh
         # Each request costs, and most readers are one entry behind.
         window = min(2 * window, READ_AHEAD)

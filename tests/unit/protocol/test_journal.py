@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloudray.protocol import journal as journals
@@ -110,6 +110,7 @@ def test_a_reader_that_goes_on_from_a_prefix_agrees_with_one_that_starts_anew(
     )
 
 
+@example([], [started(0), moved(0, OTHER_ID, 0), done(0)], True)
 @given(ENTRIES, st.lists(WORDS), st.booleans())
 def test_what_is_sifted_out_would_have_changed_nothing(
     entries: list[Entry], words: list[Word], once: bool
@@ -193,6 +194,25 @@ def test_a_journal_with_one_new_entry_is_read_with_few_requests(
     before = ledger.as_dict()
     drive(store, journals.catch_up(Journal(BATCH_ID)))
     assert ledger.subtract(before) == Ledger(get=3)
+
+
+def test_a_reader_that_knows_how_far_a_journal_goes_reads_just_that(
+    store: Store, ledger: Ledger
+) -> None:
+    write(store, BATCH_ID, *[Entry(1, (done(index),)) for index in range(5)])
+    journal = Journal(BATCH_ID)
+    before = ledger.as_dict()
+    assert drive(store, journals.catch_up(journal, 3)) == [0, 1, 2]
+    assert ledger.subtract(before) == Ledger(get=3)
+    assert drive(store, journals.catch_up(journal, 4)) == [3]
+    assert ledger.subtract(before) == Ledger(get=4)
+
+
+def test_a_reader_that_knows_nothing_new_looks_all_the_same(store: Store) -> None:
+    write(store, BATCH_ID, Entry(1, (done(0),)), Entry(1, (done(1),)))
+    journal = Journal(BATCH_ID)
+    drive(store, journals.catch_up(journal, 1))
+    assert drive(store, journals.catch_up(journal, 1)) == [1]
 
 
 def test_reading_something_else_names_the_key(store: Store) -> None:
