@@ -8,6 +8,9 @@ from typing import cast
 
 from cloudray.protocol.messages import Message, Unpacker, pack
 
+#: Hints to a peer that has this much unread are dropped.
+_MAX_UNREAD_BYTES = 16 << 20
+
 
 class Connection(asyncio.Protocol):
     """One peer. What it is shows in its first message."""
@@ -28,6 +31,12 @@ class Connection(asyncio.Protocol):
         """Send a message; one to a peer that has gone is dropped, as any hint may be."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(pack(message))
+
+    def hint(self, message: Message) -> None:
+        """Send what may be lost: dropped when the peer has long not listened."""
+        if self._transport is not None:
+            if self._transport.get_write_buffer_size() < _MAX_UNREAD_BYTES:
+                self.send(message)
 
     def close(self) -> None:
         """Hang up."""

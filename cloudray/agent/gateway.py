@@ -82,13 +82,13 @@ class Gateway:
         job = ids.job_of(batch)
         for driver in self.drivers:
             if driver.job == job:
-                driver.connection.send(m.Published(batch, following))
+                driver.connection.hint(m.Published(batch, following))
 
     def printed(self, job: bytes, lines: tuple[m.Line, ...]) -> None:
         """Pass on what tasks printed."""
         for driver in self.drivers:
             if driver.job == job and driver.want_logs:
-                driver.connection.send(m.Printed(job, lines))
+                driver.connection.hint(m.Printed(job, lines))
 
     def _closed(self, connection: Connection) -> None:
         peer = connection.peer
@@ -98,7 +98,10 @@ class Gateway:
     def _message(self, connection: Connection, message: m.Message) -> None:
         peer = connection.peer
         if isinstance(peer, Worker):
-            self._from_executor(peer, message)
+            if self._io.store.inline:
+                self._from_executor(peer, message)
+            else:
+                self._in_turn(peer, message)
         elif isinstance(message, m.Ready):
             self._executor_ready(connection, message)
         elif isinstance(message, m.Attach):
@@ -133,6 +136,46 @@ class Gateway:
 
     # -- executors ---------------------------------------------------------------------------
 
+    def _in_turn(self, worker: Worker, message: m.Message) -> None:
+        """Handle an executor's messages one after the other, though writing takes time.
+
+        What it says next may name what it wrote before: a batch, a value, a function.
+        """
+        worker.inbox.append(message)
+        if len(worker.inbox) == 1:
+            self._io.spawn(self._work_off(worker))
+
+    async def _work_off(self, worker: Worker) -> None:
+        while worker.inbox:
+            message = worker.inbox[0]
+            try:
+                writing = self._writing(worker, message)
+                if writing is not None:
+                    await self._io.do(writing)
+                    self._written(message)
+                else:
+                    self._from_executor(worker, message)
+            finally:
+                worker.inbox.popleft()
+
+    def _writing(self, worker: Worker, message: m.Message) -> Procedure[None] | None:
+        """What a message asks to be written, if it does."""
+        if isinstance(message, m.Submit):
+            return claims.submit(_name_of(message), message.batch)
+        if isinstance(message, m.Keep):
+            return _adopt(layout.put_object(message.identifier), Path(message.path))
+        if isinstance(message, m.Blob):
+            kind = worker.kind
+            identifier = bytes((kind.days,)) + kind.job
+            return self._functions.upload(
+                identifier, kind.job, message.digest, message.pickled
+            )
+        return None
+
+    def _written(self, message: m.Message) -> None:
+        if isinstance(message, m.Submit):
+            self._discovery.offer(_name_of(message), urgent=True)
+
     def _from_executor(self, worker: Worker, message: m.Message) -> None:
         if isinstance(message, m.Outcomes):
             # What it printed before it ended comes before its end.
@@ -145,24 +188,16 @@ class Gateway:
         elif isinstance(message, m.Want):
             for identifier in message.identifiers:
                 self._resolver.want(identifier, partial(self._resolved, worker, identifier))
-        elif isinstance(message, m.Submit):
-            self._submit(message)
-        elif isinstance(message, m.Blob):
-            identifier = bytes((worker.kind.days,)) + worker.kind.job
-            self._io.run(
-                self._functions.upload(
-                    identifier, worker.kind.job, message.digest, message.pickled
-                )
-            )
-        elif isinstance(message, m.Keep):
-            key = layout.put_object(message.identifier)
-            self._io.run(_adopt(key, Path(message.path)))
         elif isinstance(message, m.Cancel):
             self._cancel(message)
         elif isinstance(message, m.Returned):
             self._dispatcher.returned(worker, message.tickets)
         elif isinstance(message, m.Ask):
             self._io.run(self._nodes(), partial(self._answer, worker, message.request))
+        else:
+            writing = self._writing(worker, message)
+            if writing is not None:
+                self._io.run(writing, lambda _: self._written(message))
 
     def _resolved(self, worker: Worker, identifier: bytes, verb: int, payload: bytes) -> None:
         if not worker.resolved:
@@ -172,13 +207,6 @@ class Gateway:
     def _send_resolved(self, worker: Worker) -> None:
         outcomes, worker.resolved = tuple(worker.resolved), []
         worker.send(m.Resolved(outcomes))
-
-    def _submit(self, message: m.Submit) -> None:
-        batch = message.batch
-        name = QueueName(
-            message.klass, message.priority, batch.id, len(batch.tasks), message.estimated_ms
-        )
-        self._io.run(claims.submit(name, batch), lambda _: self._discovery.offer(name, urgent=True))
 
     def _cancel(self, message: m.Cancel) -> None:
         # A fold of its own: the shared ones have procedures at work on them.
@@ -192,6 +220,11 @@ class Gateway:
 
     def _answer(self, worker: Worker, request: int, nodes: list[dict[str, Any]]) -> None:
         worker.send(m.Answer(request, msgspec.msgpack.encode(nodes)))
+
+
+def _name_of(message: m.Submit) -> QueueName:
+    size = len(message.batch.tasks)
+    return QueueName(message.klass, message.priority, message.batch.id, size, message.estimated_ms)
 
 
 def _adopt(key: str, path: Path) -> Procedure[None]:

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,8 @@ class Worker:
         self.learned: dict[Known, int] = {}
         self.kept = kept_lines()
         self.outputs: list[Output] = []
+        #: messages that wait until what came before them has been written
+        self.inbox: deque[m.Message] = deque()
         self.resolved: list[tuple[bytes, int, bytes]] = []
         self.progress: mmap.mmap | None = None
 

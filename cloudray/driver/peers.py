@@ -23,16 +23,32 @@ class Peer:
         self.address = address
         self.greeting: m.Greeting | None = None
         self._unpacker = Unpacker()
+        self._unsent = b""
         self._sending = threading.Lock()
 
     def send(self, message: Message) -> bool:
-        """Send a hint; False if the agent is gone."""
+        """Send a hint; False if the agent is gone.
+
+        Never waits: an agent that does not listen (paused, say) finds the work by scanning.
+        """
         try:
             with self._sending:
-                self.socket.sendall(pack(message))
+                if self._unsent:
+                    self._unsent = self._unsent[self._write(self._unsent) :]
+                if not self._unsent:
+                    frame = pack(message)
+                    sent = self._write(frame)
+                    # Half a frame must be finished before anything else; a whole one is dropped.
+                    self._unsent = frame[sent:] if sent else b""
         except OSError:
             return False
         return True
+
+    def _write(self, data: bytes) -> int:
+        try:
+            return self.socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
 
     def receive(self) -> list[Message] | None:
         """What has come; None at the end of the connection."""

@@ -74,8 +74,10 @@ class Journal:
         return tuple(kept)
 
     def apply(self, entry: Entry) -> list[int]:
-        """Fold the next entry in; returns the indexes that it decided."""
-        self.next += 1
+        """Fold the next entry in; returns the indexes that it decided.
+
+        Moves on only at the end: a Ctrl-C midway leaves an entry that is folded in again.
+        """
         fresh = []
         for word in entry.words:
             if not self._counts(word):
@@ -87,6 +89,7 @@ class Journal:
             self.claims[word.index] = entry.claim
             fresh.append(word.index)
         self.measured += entry.durations
+        self.next += 1
         return fresh
 
     def _counts(self, word: Word) -> bool:
