@@ -43,10 +43,10 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     for ref in refs:
         if not isinstance(ref, ObjectRef):
             msg = (
-                "Invalid type of object refs: 'get' takes an ObjectRef or a list of ObjectRefs, "
-                f"and one of the list is a {type(ref).__name__}."
+                f"Attempting to call 'get' on the value {ref!r}, which is a "
+                f"{type(ref).__name__} and not an ObjectRef."
             )
-            raise ValueError(msg)  # noqa: TRY004 - as Ray does
+            raise TypeError(msg)
     return context.client().get(refs, timeout)
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from cloudray import context
 from cloudray.driver.embedded import AgentOptions
@@ -49,7 +49,7 @@ class ClusterContext(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.address_info)
 
-    def __enter__(self) -> ClusterContext:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -157,7 +157,7 @@ def shutdown(*, wait_for_processes: bool = False) -> None:
     False
     """
     del wait_for_processes
-    global _session  # noqa: PLW0603 - see init
+    global _session
     session, _session = _session, None
     if session is not None:
         context.register(None)

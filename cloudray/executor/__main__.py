@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
 import queue
@@ -11,11 +12,13 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from cloudray import context
-from cloudray.executor.client import Attempt, ExecutorClient
+from cloudray.causes import format_traceback
+from cloudray.executor.client import TICK_S, Attempt, ExecutorClient
 from cloudray.executor.link import Link
-from cloudray.executor.output import Speaker, capture
+from cloudray.executor.output import Streams
 from cloudray.executor.run import Function, Runner
 from cloudray.platform import die_with_parent
 from cloudray.protocol import messages as m
@@ -39,10 +42,11 @@ class Executor:
         self._held: list[m.Outcome] = []
         self._holding = threading.Lock()
         self._last_sent_s = 0.0
-        self._speaker = Speaker()
         self._leaving = False
-        self._interrupted = 0
+        #: the ticket of the call that is to be interrupted; 0 for none
+        self._interrupting = 0
         self._current: Attempt | None = None
+        self._pid = os.getpid()
 
     def serve(self) -> None:
         """Say hello, then run what comes until the agent says that nothing will."""
@@ -72,12 +76,13 @@ class Executor:
                 sys.path.insert(0, entry)
         if Path(setup.job.cwd).is_dir():
             os.chdir(setup.job.cwd)
-        self._client = ExecutorClient(self._link.send, setup)
+        self._client = ExecutorClient(self._link.send, self._link.wake, setup)
         self._runner = Runner(self._client.spool)
         self._setup = setup
         context.register(self._client)
-        self._streams = capture(self._speaker)
+        self._streams = Streams()
         signal.signal(signal.SIGINT, self._on_interrupt)
+        os.register_at_fork(after_in_child=_forget_cluster)
 
     def _next_call(self) -> m.Call | None:
         while True:
@@ -90,13 +95,11 @@ class Executor:
     def _run(self, call: m.Call) -> None:
         function = self._functions[call.function]
         shape = function.shape
-        self._progress[0] = call.ticket
-        speaker = self._speaker
-        speaker.ticket = call.ticket
-        speaker.name = shape.name
-        attempt = Attempt(call, self._setup.days, self._setup.job.id)
-        attempt.shape = shape
+        attempt = Attempt(call, shape, self._setup.days, self._setup.job.id)
+        # Before the ticket is shown as running: whoever sees it there may want to interrupt it.
         self._current = attempt
+        self._progress[0] = call.ticket
+        self._streams.begin(call.ticket, shape.name, time.monotonic())
         self._client.begin(attempt)
         try:
             outcome = self._runner.run(call, function)
@@ -104,8 +107,13 @@ class Executor:
         except KeyboardInterrupt:
             # The interrupt of a cancellation, between the user's code and its end here.
             outcome = m.Outcome(call.ticket, Verb.CANCELLED, (), 0)
-        for stream in self._streams:
-            stream.finish()
+        except SystemExit as leaving:
+            self._exit(leaving)
+        if os.getpid() != self._pid:
+            # User code forked, and this is the child, which has come out of the task.
+            os._exit(0)
+        self._current = None
+        self._streams.finish()
         function.calls += 1
         self._leaving = 0 < shape.max_calls <= function.calls
         with self._holding:
@@ -113,6 +121,15 @@ class Executor:
         now_s = time.monotonic()
         if self._leaving or self._calls.empty() or now_s - self._last_sent_s > _HOLD_S:
             self._send_outcomes()
+
+    def _exit(self, leaving: SystemExit) -> NoReturn:
+        """Do what `sys.exit` in a task asks for: to its agent that is the death of a process."""
+        if os.getpid() == self._pid:
+            print(format_traceback(leaving), file=sys.stderr)
+            self._streams.finish()
+            self._send_outcomes()
+        code = leaving.code
+        os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
 
     def _send_outcomes(self) -> None:
         with self._holding:
@@ -124,10 +141,25 @@ class Executor:
             self._link.send(m.Outcomes(outcomes, self._leaving))
 
     def _tick(self) -> float | None:
-        """On the link's thread: send what a long call holds back; how long until the next look."""
+        """On the link's thread: see to what is due; how long until the next look (s)."""
         if self._held and time.monotonic() - self._last_sent_s > _HOLD_S:
+            # A long call holds it back.
             self._send_outcomes()
-        return _LOOK_S if self._held or not self._calls.empty() else None
+        if self._interrupting:
+            self._insist()
+        if self._client.flush_due():
+            return TICK_S
+        if self._held or self._interrupting or not self._calls.empty():
+            return _LOOK_S
+        return None
+
+    def _insist(self) -> None:
+        """Interrupt the call that is to be interrupted, until that reaches it or it has ended."""
+        current = self._current
+        if current is None or current.call.ticket != self._interrupting:
+            self._interrupting = 0
+        else:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def _handle(self, message: m.Message) -> None:
         if isinstance(message, m.Run):
@@ -138,10 +170,10 @@ class Executor:
         elif isinstance(message, m.Recall):
             self._link.send(m.Returned(tuple(call.ticket for call in self._take_back())))
         elif isinstance(message, m.Interrupt):
-            self._interrupted = message.ticket
-            if self._current is not None and self._current.call.ticket == message.ticket:
-                self._current.cancelled = True
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            current = self._current
+            if current is not None and current.call.ticket == message.ticket:
+                current.cancelled = True
+                self._interrupting = message.ticket
         elif isinstance(message, m.Leave):
             self._calls.put(None)
         else:
@@ -159,16 +191,42 @@ class Executor:
                 return taken
             taken.append(call)
 
-    def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        """Raise in user code only, and only in the call that is meant."""
-        if self._runner.inside and self._runner.inside == self._interrupted:
+    def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
+        """Raise in user code only, only in the call that is meant, and never in half a message."""
+        inside = self._runner.inside
+        if inside and inside == self._interrupting and not _is_sending(frame):
+            self._interrupting = 0
             raise KeyboardInterrupt
+
+
+def _is_sending(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is Link.send.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _forget_cluster() -> None:
+    """In a child forked from a task: the link to the agent is its parent's alone."""
+
+    def refuse() -> NoReturn:
+        msg = (
+            "a process forked from a task has no connection to the cluster: use it in the task "
+            "itself, or in a thread of it"
+        )
+        raise RuntimeError(msg)
+
+    context.register(None)
+    context.on_first_use(refuse)
 
 
 def main() -> None:
     """Connect to the agent and serve it."""
     path, token, progress_path = sys.argv[1:4]
     die_with_parent()
+    # A crash in native code says where it was, on standard error.
+    faulthandler.enable(all_threads=False)
     descriptor = os.open(progress_path, os.O_RDWR)
     progress = mmap.mmap(descriptor, mmap.PAGESIZE)
     os.close(descriptor)

@@ -25,36 +25,54 @@ from cloudray.values.outcomes import Outcome, refs_of, settle, timed_out, value_
 
 #: An executor knows nothing of other agents, so it sizes unmeasured batches as for one.
 _AGENTS = 1
+#: How often calls that wait for company are looked at.
+TICK_S = 0.004
+#: They are stored at the latest after this, however fast more of them come.
+_LINGER_TICKS = 6
 
 
 class Attempt:
-    """What one attempt of a task has submitted and stored so far."""
+    """What one attempt of a task has submitted so far, and whether it waits.
 
-    def __init__(self, call: m.Call, days: int, job: bytes) -> None:
+    Its threads may outlive it: what they submit then still goes under its name.
+    """
+
+    def __init__(self, call: m.Call, shape: Shape, days: int, job: bytes) -> None:
         self.call = call
+        self.shape = shape
         self.prefix = ids.batch_prefix(days, job, ids.new_id())
         self.buffer: SubmitBuffer | None = None
-        self.shape: Shape
         self.cancelled = False
+        #: how many values its threads and futures wait for; its slot is lent while there are any
+        self.blocked = 0
+        self.over = False
 
 
 class ExecutorClient:
     """A `context.Client` that talks to the agent over the executor's link.
 
-    Results that were waited for are kept until the attempt ends.
+    Results that were waited for are kept until the attempt ends. Calls that an attempt makes are
+    stored in batches: when it waits, when it ends, or by `flush_due`, for which `wake` asks.
     """
 
-    def __init__(self, send: Callable[[m.Message], None], setup: m.Setup) -> None:
+    def __init__(
+        self, send: Callable[[m.Message], None], wake: Callable[[], None], setup: m.Setup
+    ) -> None:
         self._send = send
+        self._wake = wake
         self._setup = setup
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._attempt: Attempt | None = None
         self._outcomes: dict[bytes, Outcome] = {}
         self._wanted: set[bytes] = set()
-        self._futures: dict[bytes, list[Future[Any]]] = {}
+        self._futures: dict[bytes, list[tuple[Attempt, Future[Any]]]] = {}
         self._uploaded: set[str] = set()
-        self._blocked = 0
+        #: threads that are waiting, of this attempt or left over from earlier ones
+        self._waiting = 0
+        #: calls wait for company: `flush_due` is on its way
+        self._stirred = False
+        self._seen_calls, self._ticks = 0, 0
         self._answers: dict[int, bytes] = {}
         self._requests = 0
 
@@ -62,18 +80,47 @@ class ExecutorClient:
 
     def begin(self, attempt: Attempt) -> None:
         """An attempt starts: what is submitted from now on is its own."""
+        if self._attempt is not None and self._attempt.buffer is not None:
+            with self._lock:
+                self._flush()
         self._attempt = attempt
 
     def end(self) -> None:
         """The attempt is over: store what it submitted, before its result may travel."""
         attempt = self._attempt
-        if attempt is not None and attempt.buffer is not None:
+        if attempt is None:
+            return
+        if attempt.buffer is not None or attempt.blocked or self._outcomes:
             with self._lock:
-                attempt.buffer.flush()
-                attempt.buffer = None
-        if self._outcomes:
-            with self._lock:
-                self._outcomes.clear()
+                self._flush()
+                if attempt.blocked:
+                    self._send(m.Blocked(blocked=False))
+                attempt.over = True
+                if not self._waiting:
+                    self._outcomes.clear()
+        attempt.over = True
+
+    def flush_due(self) -> bool:
+        """Store calls that have waited a little for company; whether to look again soon."""
+        if not self._stirred:
+            return False
+        if not self._lock.acquire(blocking=False):
+            return True
+        try:
+            attempt = self._attempt
+            waiting = 0 if attempt is None or attempt.buffer is None else len(attempt.buffer)
+            self._ticks += 1
+            if not waiting:
+                self._stirred = False
+                self._seen_calls = self._ticks = 0
+            elif waiting == self._seen_calls or self._ticks >= _LINGER_TICKS:
+                self._flush()
+                self._seen_calls = self._ticks = 0
+            else:
+                self._seen_calls = waiting
+            return self._stirred
+        finally:
+            self._lock.release()
 
     def handle(self, message: m.Message) -> None:
         """Take in what the agent sent for this client."""
@@ -83,8 +130,8 @@ class ExecutorClient:
                 for identifier, verb, payload in message.outcomes:
                     outcome = self._outcomes[identifier] = Outcome(verb, payload, identifier)
                     self._wanted.discard(identifier)
-                    for future in self._futures.pop(identifier, ()):
-                        self._block(-1)
+                    for attempt, future in self._futures.pop(identifier, ()):
+                        self._block(attempt, -1)
                         settled.append((future, outcome))
             elif isinstance(message, m.Answer):
                 self._answers[message.request] = message.payload
@@ -115,6 +162,9 @@ class ExecutorClient:
         with self._lock:
             buffer = self._buffer()
             batch, index = buffer.add(call, arguments, arguments_id, depends_on, contains)
+            if not self._stirred:
+                self._stirred = True
+                self._wake()
         return refs_of(batch, index, call.shape.num_returns)
 
     def store_value(self, parts: Sequence[Any]) -> bytes:
@@ -173,8 +223,9 @@ class ExecutorClient:
             self._flush()
             outcome = self._outcomes.get(ref.id)
             if outcome is None:
-                self._block(1)
-                self._futures.setdefault(ref.id, []).append(future)
+                attempt = self._running()
+                self._futures.setdefault(ref.id, []).append((attempt, future))
+                self._block(attempt, 1)
                 self._want([ref.id])
         if outcome is not None:
             settle(future, outcome)
@@ -189,9 +240,9 @@ class ExecutorClient:
 
     def escape(self, identifier: bytes) -> None:
         """A ref leaves: the batch that makes its value must be with the agent first."""
-        attempt = self._attempt
-        if attempt is not None and attempt.buffer is not None:
-            with self._lock:
+        with self._lock:
+            attempt = self._attempt
+            if attempt is not None and attempt.buffer is not None:
                 attempt.buffer.flush_for(identifier)
 
     def anchor(self, identifier: bytes) -> None:
@@ -233,11 +284,15 @@ class ExecutorClient:
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _buffer(self) -> SubmitBuffer:
+    def _running(self) -> Attempt:
         attempt = self._attempt
         if attempt is None:
-            msg = "no task is running in this executor, so nothing can be submitted from it"
+            msg = "no task has run in this process yet, so it can neither submit nor wait"
             raise RuntimeError(msg)
+        return attempt
+
+    def _buffer(self) -> SubmitBuffer:
+        attempt = self._running()
         if attempt.buffer is None:
             call = attempt.call
             place = call.place
@@ -269,14 +324,15 @@ class ExecutorClient:
     def _want(self, identifiers: Iterable[bytes]) -> None:
         fresh = tuple(one for one in identifiers if one not in self._wanted)
         if fresh:
-            self._wanted.update(fresh)
+            # Sent before it is noted: asking twice is harmless, not asking is not.
             self._send(m.Want(fresh))
+            self._wanted.update(fresh)
 
-    def _block(self, change: int) -> None:
-        before = self._blocked
-        self._blocked += change
-        if (before == 0) != (self._blocked == 0):
-            self._send(m.Blocked(self._blocked > 0))
+    def _block(self, attempt: Attempt, change: int) -> None:
+        before = attempt.blocked
+        attempt.blocked += change
+        if not attempt.over and (before == 0) != (attempt.blocked == 0):
+            self._send(m.Blocked(attempt.blocked > 0))
 
     def _await(
         self,
@@ -291,9 +347,11 @@ class ExecutorClient:
             self._flush()
             pending = [ref.id for ref in refs if ref.id not in known]
             if pending and not enough(len(pending)):
-                self._want(pending)
-                self._block(1)
+                attempt = self._running()
+                self._waiting += 1
                 try:
+                    self._block(attempt, 1)
+                    self._want(pending)
                     while pending and not enough(len(pending)):
                         left_s = None if deadline_s is None else deadline_s - time.monotonic()
                         if left_s is not None and left_s <= 0:
@@ -301,5 +359,6 @@ class ExecutorClient:
                         self._changed.wait(left_s)
                         pending = [one for one in pending if one not in known]
                 finally:
-                    self._block(-1)
+                    self._waiting -= 1
+                    self._block(attempt, -1)
             return [known.get(ref.id) for ref in refs]

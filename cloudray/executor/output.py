@@ -36,11 +36,15 @@ class TaskStream(io.TextIOWrapper):
         self._descriptor = descriptor
         self._speaker = speaker
         self._marked = 0
+        #: whether the last character written was not the end of a line
+        self._in_line = False
 
     def write(self, text: str, /) -> int:
         """Write text, after a mark if another task spoke last."""
         if self._marked != self._speaker.ticket:
             self.mark()
+        if text:
+            self._in_line = text[-1] != "\n"
         return super().write(text)
 
     def mark(self) -> None:
@@ -51,17 +55,52 @@ class TaskStream(io.TextIOWrapper):
 
     def finish(self) -> None:
         """The task is over: nothing of its output stays behind in a buffer."""
-        if self._marked == self._speaker.ticket and not self.closed:
-            self.flush()
+        if self.closed:
+            return
+        self.flush()
+        if self._in_line:
+            # A mark ends the line that the task left open.
+            self._in_line = False
+            self._marked = 0
+            os.write(self._descriptor, mark_of(0, ""))
 
 
 def mark_of(ticket: int, name: str) -> bytes:
     """The mark that precedes a task's output."""
-    return b"\x00\x01%d %s\x02" % (ticket, name.encode())
+    return b"\x00\x01%d %s\x02" % (ticket, name.encode(errors="replace"))
 
 
-def capture(speaker: Speaker) -> tuple[TaskStream, TaskStream]:
-    """Replace standard output and error of this process."""
-    out, err = TaskStream(1, speaker), TaskStream(2, speaker)
-    sys.stdout, sys.stderr = out, err
-    return out, err
+class Streams:
+    """Standard output and error of this process, for one task after the other."""
+
+    #: A task that starts so long after the last mark is announced even if it never uses Python's
+    #: streams, so that what native code and child processes print is known to be its own.
+    _QUIET_S = 0.01
+
+    def __init__(self) -> None:
+        self._speaker = Speaker()
+        self._marked_s = 0.0
+        self._capture()
+
+    def begin(self, ticket: int, name: str, now_s: float) -> None:
+        """A task starts; what an earlier one did to `sys.stdout` is undone."""
+        self._speaker.ticket = ticket
+        self._speaker.name = name
+        if sys.stdout is not self._out or sys.stderr is not self._err:
+            sys.stdout, sys.stderr = self._out, self._err
+        if self._out.closed or self._err.closed:
+            self._capture()
+        if now_s - self._marked_s > self._QUIET_S:
+            self._marked_s = now_s
+            self._out.mark()
+            self._err.mark()
+
+    def finish(self) -> None:
+        """The task has ended: pass on what it printed."""
+        self._out.finish()
+        self._err.finish()
+
+    def _capture(self) -> None:
+        self._out, self._err = TaskStream(1, self._speaker), TaskStream(2, self._speaker)
+        sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc] # final for users
+        sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc] # as above

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cloudray import ids
 from cloudray.causes import format_traceback
 from cloudray.exceptions import RayTaskError
 from cloudray.protocol import messages as m
@@ -64,7 +63,7 @@ class Runner:
         self.inside = 0
 
     def run(self, call: m.Call, function: Function) -> m.Outcome:
-        """Run one call to its end; no exception of the user's leaves here."""
+        """Run one call to its end; no exception of the user's leaves here but SystemExit."""
         started_ns = time.perf_counter_ns()
         retryable = False
         contains: tuple[bytes, ...] = ()
@@ -82,6 +81,8 @@ class Runner:
             duration_us = (time.perf_counter_ns() - started_ns) // 1000
             values, contains = self._pack(result, function.shape)
             verb = Verb.DONE
+        except SystemExit:
+            raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
             duration_us = (time.perf_counter_ns() - started_ns) // 1000
             retryable = isinstance(error, function.retryable)
@@ -159,7 +160,7 @@ def _items(result: Any, shape: Shape) -> Sequence[Any]:
             f"{shape.name} has num_returns={count} but returned a "
             f"{type(result).__name__}, which is not a sequence of {count} values"
         )
-        raise ValueError(msg) from None
+        raise TypeError(msg) from None
     if len(items) != count:
         msg = f"{shape.name} has num_returns={count} but returned {len(items)} values"
         raise ValueError(msg)
