@@ -7,11 +7,12 @@ to its agent. Nothing below this layer needs to know which.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
     from cloudray.refs import ObjectRef
 
 

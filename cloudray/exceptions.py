@@ -54,8 +54,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from cloudray import causes
-
 _CRASHES = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV"})
 _NAMES_SHOWN = 5
 
@@ -73,7 +71,9 @@ class RayError(Exception):
         super().__init__(*(args or (_default_message(type(self)),)))
 
     def __reduce__(self) -> tuple[Callable[..., BaseException], tuple[Any, ...]]:
-        return causes.rebuild, (type(self), self.args, vars(self).copy())
+        from cloudray.causes import rebuild  # loads what only errors need
+
+        return rebuild, (type(self), self.args, vars(self).copy())
 
 
 def _default_message(error_class: type[BaseException]) -> str:
@@ -148,9 +148,11 @@ class RayTaskError(RayError):
         args = self.cause.args
         if isinstance(self.cause, BaseExceptionGroup):
             args = (self.cause.message, self.cause.exceptions)
+        from cloudray.causes import class_of_both, rebuild
+
         try:
-            both = causes.class_of_both(RayTaskError, cause_class)
-            error: Any = causes.rebuild(both, args, {})
+            both = class_of_both(RayTaskError, cause_class)
+            error: Any = rebuild(both, args, {})
         except Exception:  # noqa: BLE001 - the class refuses; the error must be raised all the same
             return self
         vars(error).update(vars(self))
@@ -173,11 +175,13 @@ class RayTaskError(RayError):
     def _dump_cause(self) -> bytes | None:
         if self.cause is None:
             return None
+        from cloudray.causes import dumps
+
         try:
-            return causes.dumps(self.cause)
+            return dumps(self.cause)
         except Exception as error:  # noqa: BLE001 - the cause's class may raise anything
             reason = f"{type(self.cause).__name__}: {type(error).__name__}: {error}"
-            return causes.dumps(UnserializableException(self.traceback_str, reason=reason))
+            return dumps(UnserializableException(self.traceback_str, reason=reason))
 
     def __copy__(self) -> RayTaskError:
         twin = RayTaskError(self.function_name, self.traceback_str, self.cause)
@@ -193,8 +197,10 @@ def _load_task_error(
     error = RayTaskError(state["function_name"], state["traceback_str"], None)
     vars(error).update(state)
     if cause is not None:
+        from cloudray.causes import loads
+
         try:
-            error.cause = causes.loads(cause)
+            error.cause = loads(cause)
         except Exception as problem:  # noqa: BLE001 - its module may be missing here, or worse
             reason = f"{type(problem).__name__}: {problem}"
             error.cause = UnserializableException(error.traceback_str, reason=reason)

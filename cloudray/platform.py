@@ -46,6 +46,11 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def forks_cleanly() -> bool:
+    """Whether a process that has loaded little may fork others (macOS frameworks object)."""
+    return sys.platform == "linux"
+
+
 def exit_descriptor(pid: int) -> int:
     """A descriptor that turns readable when this child has ended; the caller closes it."""
     if hasattr(os, "pidfd_open"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
 from cloudray import context, ids
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Generator
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -64,6 +66,8 @@ class ObjectRef(msgspec.Struct, Generic[_T_co], frozen=True, weakref=True):
 
     def as_future(self) -> asyncio.Future[_T_co]:
         """An `asyncio.Future` on the running event loop."""
+        import asyncio  # noqa: PLC0415 - a third of the package's import time, often not needed
+
         return asyncio.wrap_future(self.future())
 
     def __await__(self) -> Generator[Any, None, _T_co]:

@@ -40,7 +40,11 @@ class Charity:
     def waiting(self) -> dict[Held, list[int]]:
         """The ready tasks that have waited too long, by batch."""
         since = self._dispatcher.waiting_since(self._clock() - PATIENCE_S)
-        return {held: indexes for held, indexes in since.items() if not held.busy}
+        return {
+            held: fresh
+            for held, indexes in since.items()
+            if not held.busy and (fresh := [index for index in indexes if held.is_fresh(index)])
+        }
 
     def give(self) -> None:
         """Give away half of what waits; only to be called while another agent is idle."""
@@ -50,7 +54,7 @@ class Charity:
     def give_everything(self) -> None:
         """This agent is leaving: nothing that has not started should wait for it."""
         for held, ready in self._dispatcher.waiting_since(float("inf")).items():
-            self._give_by_class(held, sorted(ready))
+            self._give_by_class(held, [index for index in sorted(ready) if held.is_fresh(index)])
 
     def _give_by_class(self, held: Held, indexes: list[int]) -> None:
         by_class: dict[str, list[int]] = {}

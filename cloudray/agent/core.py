@@ -17,13 +17,14 @@ from cloudray import ids
 from cloudray.agent.charity import Charity
 from cloudray.agent.discovery import Discovery
 from cloudray.agent.dispatcher import Dispatcher
-from cloudray.agent.functions import Functions
+from cloudray.agent.functions import Functions, Kind
 from cloudray.agent.gateway import Gateway
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
 from cloudray.agent.logs import Logs
 from cloudray.agent.resolver import Resolver
 from cloudray.agent.resources import Resources
+from cloudray.agent.starters import Starter
 from cloudray.agent.workers import Workers
 from cloudray.protocol import claims
 from cloudray.protocol import messages as m
@@ -50,6 +51,7 @@ class Agent:
         socket_path: str,
         spool: Path,
         ledger: Ledger,
+        starter: Starter,
         *,
         clock: Callable[[], float],
         rng: random.Random,
@@ -95,11 +97,17 @@ class Agent:
             lambda: m.Greeting(self.id, dict(total)),
             list_nodes,
             ledger,
-            self.id,
         )
-        self._workers = Workers(socket_path, spool, dispatcher.gone, self._logs.line)
+        self._workers = Workers(
+            starter, spool, self._setup_of, dispatcher.run, dispatcher.gone, self._logs.line
+        )
         dispatcher.workers = self._workers
         self._gateway.workers = self._workers
+
+    @property
+    def workers(self) -> Workers:
+        """The executors."""
+        return self._workers
 
     @property
     def connection_factory(self) -> Callable[[], asyncio.Protocol]:
@@ -262,6 +270,11 @@ class Agent:
 
     def _room(self) -> None:
         self._discovery.claim()
+
+    def _setup_of(self, kind: Kind) -> m.Setup:
+        job = self._functions.job(kind.job)
+        log = self._logs.folder(kind.job)
+        return m.Setup(job, kind.days, self.id, str(self._spool), log)
 
     def _nonce(self) -> str:
         return f"{self._rng.getrandbits(64):016x}"

@@ -95,7 +95,7 @@ class Discovery:
     def _offer(self, candidate: Candidate) -> None:
         batch = candidate.name.batch
         known = (
-            batch in self._holdings.by_batch
+            self._holdings.has(batch)
             or batch in self._claiming
             or batch in self._unfit
             or not demand.may_host(candidate.name.klass, self._total)
@@ -185,7 +185,7 @@ class Discovery:
         self._watched.clear()
         for stem in sorted(entries):
             name = layout.parse_stem(stem)
-            if name is not None and name.batch not in self._holdings.by_batch:
+            if name is not None and not self._holdings.has(name.batch):
                 await self._sort_in(name, last_claim.get(stem, 0))
         await self._sweep(last_claim, entries)
         self.claim()
@@ -204,7 +204,7 @@ class Discovery:
         self._seen(name, last, holder)
 
     def _seen(self, name: QueueName, number: int, holder: str) -> None:
-        if name.batch in self._holdings.by_batch or name.batch in self._claiming:
+        if self._holdings.has(name.batch) or name.batch in self._claiming:
             return
         if not holder or holder == self._agent:
             # Given back; or ours, and we know nothing of it: then it is as good as given back.

@@ -18,7 +18,7 @@ from cloudray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
 from cloudray.protocol import journal as journals
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import DurationBook
-from cloudray.protocol.failures import Crashed, Overtaken, next_step
+from cloudray.protocol.failures import Crashed, Overtaken, Start, next_step
 from cloudray.protocol.records import Duration, Verb, Word
 from cloudray.protocol.sharing import address
 from cloudray.store import layout
@@ -160,7 +160,8 @@ class Dispatcher:
             held, index = task
             known = held.known_of(index)
             mean_us = self._book.mean_us(known.shape.function)
-            alone = mean_us is None or mean_us > WINDOW_US or held.careful(index)
+            careful = held.careful(index)
+            alone = mean_us is None or mean_us > WINDOW_US or careful
             if alone and (calls or behind):
                 line.push_back(held, index)
                 break
@@ -168,7 +169,7 @@ class Dispatcher:
             if assigned is None:
                 continue
             chunk_us += assigned.estimated_us
-            if held.careful(index):
+            if careful and held.permitted.get(index) != assigned.attempt:
                 self._announce(worker, assigned)
                 return True
             calls.append(self._call(worker, assigned))
@@ -183,26 +184,30 @@ class Dispatcher:
     ) -> Assigned | None:
         known = held.known_of(index)
         attempt = held.attempts.get(index, 0)
-        step = next_step(
-            held.journal,
-            index,
-            claim=held.claim,
-            deaths_here=held.deaths.get(index, 0),
-            attempt=attempt,
-            max_retries=known.shape.max_retries,
-            once=held.once,
-        )
-        if isinstance(step, Overtaken):
-            self.let_go(held)
-            return None
-        if isinstance(step, Crashed):
-            self._crashed(held, index, step.attempts)
+        # One that was permitted before, and came back without having run, still is.
+        if held.permitted.get(index) != attempt and not self._may_start(held, index):
             return None
         held.status[index] = Status.RUNNING
         held.running[index] = self._clock()
         held.ready_since_s.pop(index, None)
         assigned = Assigned(held, index, attempt, known, 1000.0 if mean_us is None else mean_us)
         return assigned
+
+    def _may_start(self, held: Held, index: int) -> bool:
+        step = next_step(
+            held.journal,
+            index,
+            claim=held.claim,
+            deaths_here=held.deaths.get(index, 0),
+            attempt=held.attempts.get(index, 0),
+            max_retries=held.known_of(index).shape.max_retries,
+            once=held.once,
+        )
+        if isinstance(step, Overtaken):
+            self.let_go(held)
+        elif isinstance(step, Crashed):
+            self._crashed(held, index, step.attempts)
+        return isinstance(step, Start)
 
     def _announce(self, worker: Worker, assigned: Assigned) -> None:
         """Write STARTED before the call is sent; the create is the permission to run."""
@@ -216,16 +221,14 @@ class Dispatcher:
             said = held.journal.started.get(index, [])
             permitted = pair in said and (not held.once or said[0] == pair)
             if permitted and index not in held.journal.decided and not held.dropped:
+                held.permitted[index] = assigned.attempt
                 worker.send(m.Run((call,)))
                 return
             worker.tickets.pop(call.ticket, None)
             worker.queued_us -= assigned.estimated_us
             if index not in held.journal.decided and not held.dropped:
-                # Not permitted: only a task with `max_retries=0` can find another's STARTED.
-                if said[0][0] > held.claim:
-                    self.let_go(held)
-                else:
-                    self._crashed(held, index, len(said))
+                # Only a task with `max_retries=0` can find that another's STARTED came first.
+                self._may_start(held, index)
             self._publish(held)
             self._rested(worker)
 
@@ -342,32 +345,33 @@ class Dispatcher:
                 held.attempts[index] = assigned.attempt + 1
                 lines = tuple(text for ticket, text in worker.kept if ticket == culprit)
                 held.last_death[index] = Death(worker.pid, returncode, lines)
-        if worker.connection is None:
-            self._failed_start(worker, returncode)
-        else:
-            self._failed_starts.pop(worker.kind, None)
+        if worker.kind is not None:
+            if worker.connection is None:
+                self._failed_start(worker.kind, worker, returncode)
+            else:
+                self._failed_starts.pop(worker.kind, None)
         self._requeue(worker, tickets)
         self._release(worker)
         self.run()
 
-    def _failed_start(self, worker: Worker, returncode: int) -> None:
+    def _failed_start(self, kind: Kind, worker: Worker, returncode: int) -> None:
         if self.draining:
             return
         # One that was killed says little about the environment: machines run out of memory.
         weight = 1.0 if returncode >= 0 else 0.1
-        failed = self._failed_starts.get(worker.kind, 0.0) + weight
-        self._failed_starts[worker.kind] = failed
+        failed = self._failed_starts.get(kind, 0.0) + weight
+        self._failed_starts[kind] = failed
         printed = "\n".join(text for _, text in worker.kept)
         _log.warning("an executor ended before it was ready (%d): %s", returncode, printed)
         if failed < MAX_FAILED_STARTS:
             return
-        self._failed_starts.pop(worker.kind, None)
+        self._failed_starts.pop(kind, None)
         error = RuntimeEnvSetupError(
             "several executors in a row ended before they could run anything, the last with "
             f"{returncode}; it printed:\n{printed}"
         )
         for line in self._queues.in_order():
-            if line.lane.kind != worker.kind:
+            if line.lane.kind != kind:
                 continue
             while (task := line.pop()) is not None:
                 held, index = task

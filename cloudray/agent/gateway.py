@@ -55,7 +55,6 @@ class Gateway:
         greeting: Callable[[], m.Greeting],
         nodes: Callable[[], Procedure[list[dict[str, Any]]]],
         ledger: Ledger,
-        node: str,
     ) -> None:
         self._io = io
         self._functions = functions
@@ -66,8 +65,6 @@ class Gateway:
         self._greeting = greeting
         self._nodes = nodes
         self._ledger = ledger
-        self._node = node
-        self._clock = asyncio.get_running_loop().time
         self.workers: Workers
         self.drivers: set[Driver] = set()
 
@@ -122,17 +119,10 @@ class Gateway:
             connection.close()
 
     def _executor_ready(self, connection: Connection, message: m.Ready) -> None:
-        kind = self.workers.kind_of(message.token)
-        if kind is None:
+        worker = self.workers.connected(connection, message.token)
+        if worker is None:
             connection.close()
-            return
-        job = self._functions.job(kind.job)
-        worker = self.workers.connected(
-            connection, message.token, job, self._node, self._dispatcher.log_folder(kind.job)
-        )
         connection.peer = worker
-        self.workers.rest(worker, self._clock())
-        self._dispatcher.run()
 
     # -- executors ---------------------------------------------------------------------------
 
@@ -166,10 +156,11 @@ class Gateway:
             return _adopt(layout.put_object(message.identifier), Path(message.path))
         if isinstance(message, m.Blob):
             kind = worker.kind
-            identifier = bytes((kind.days,)) + kind.job
-            return self._functions.upload(
-                identifier, kind.job, message.digest, message.pickled
-            )
+            if kind is not None:
+                identifier = bytes((kind.days,)) + kind.job
+                return self._functions.upload(
+                    identifier, kind.job, message.digest, message.pickled
+                )
         return None
 
     def _written(self, message: m.Message) -> None:

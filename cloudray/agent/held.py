@@ -59,6 +59,7 @@ class Held:
         "name",
         "once",
         "outbox",
+        "permitted",
         "published_s",
                 "ready_since_s",
         "running",
@@ -88,6 +89,8 @@ class Held:
         self.values: dict[int, list[bytes]] = {}
         #: attempts begun under this claim
         self.attempts: dict[int, int] = {}
+        #: attempts whose STARTED stands, so that they may run
+        self.permitted: dict[int, int] = {}
         #: executors that died running a task under this claim
         self.deaths: dict[int, int] = {}
         self.last_death: dict[int, Death] = {}
@@ -128,6 +131,10 @@ class Held:
         self.running.pop(index, None)
         self.unsaid -= 1
         self.outbox.append(word)
+
+    def is_fresh(self, index: int) -> bool:
+        """Whether a task has never been started: one that has takes its history along nowhere."""
+        return index not in self.deaths and not self.journal.started.get(index)
 
     def hold_back(self, index: int) -> None:
         """A ready task is leaving for another batch: it may not start here."""

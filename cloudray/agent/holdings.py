@@ -52,6 +52,7 @@ class Holdings:
         self._on_room = on_room
         self.dispatcher: Dispatcher
         self.by_batch: dict[bytes, Held] = {}
+        self._preparing: set[bytes] = set()
         self._looked_s = 0.0
         self._retired: deque[tuple[float, QueueName, int]] = deque()
 
@@ -64,9 +65,20 @@ class Holdings:
         if known is not None and not any(task.origin for task in won.batch.tasks):
             self._begin(Held(name, won, known, job, self._clock()))
         else:
+            self._preparing.add(name.batch)
             self._io.spawn(self._prepare(name, won, job))
 
+    def has(self, batch: bytes) -> bool:
+        """Whether a batch is held, or about to be."""
+        return batch in self.by_batch or batch in self._preparing
+
     async def _prepare(self, name: QueueName, won: Won, job: bytes) -> None:
+        try:
+            await self._read_and_begin(name, won, job)
+        finally:
+            self._preparing.discard(name.batch)
+
+    async def _read_and_begin(self, name: QueueName, won: Won, job: bytes) -> None:
         await self._io.do(sharing.settle(won.batch, won.journal, claim=won.claim))
         try:
             known = await self._io.do(self._functions.read(won.batch, job))

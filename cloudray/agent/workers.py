@@ -9,10 +9,9 @@ import mmap
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -22,9 +21,11 @@ from cloudray.agent.connection import Connection
 from cloudray.agent.functions import Kind, Known
 from cloudray.agent.held import Held
 from cloudray.agent.output import Output, kept_lines
+from cloudray.agent.starters import Starter
+from cloudray.executor.zygote import Output as Pipes
+from cloudray.executor.zygote import StartRequest, request_start
 from cloudray.protocol import messages as m
 from cloudray.protocol.demand import Demand
-from cloudray.protocol.records import Job
 
 _log = logging.getLogger(__name__)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -43,11 +44,15 @@ class Assigned(msgspec.Struct):
 class Worker:
     """One executor process."""
 
-    def __init__(self, kind: Kind, token: str, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, kind: Kind | None, token: str) -> None:
+        #: None for one that was started before anything was known of the work to come
         self.kind = kind
         self.token = token
-        self.process = process
-        self.pid = process.pid
+        #: 0 until it is known
+        self.pid = 0
+        self.reaped = False
+        #: it has been told its job
+        self.ready = False
         self.connection: Connection | None = None
         #: what it has, in the order it runs them
         self.tickets: dict[int, Assigned] = {}
@@ -70,7 +75,7 @@ class Worker:
     @property
     def available(self) -> bool:
         """Whether it could take work now."""
-        return self.connection is not None and not self.leaving and not self.tickets
+        return self.ready and not self.leaving and not self.tickets
 
     def send(self, message: m.Message) -> None:
         """Send to the executor."""
@@ -83,30 +88,39 @@ class Worker:
 
     def kill(self) -> None:
         """End it now, with whatever it has started."""
-        if self.process.returncode is None:
+        if self.pid and not self.reaped:
             # Not reaped, so the number is still its own.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
 
 class Workers:
-    """All executors of this agent."""
+    """All executors of this agent.
+
+    `setup_of` makes the first message for an executor of a kind; `on_ready` is called when one
+    can take work, `on_gone` when one has ended.
+    """
 
     def __init__(
         self,
-        socket_path: str,
+        starter: Starter,
         spool: Path,
+        setup_of: Callable[[Kind], m.Setup],
+        on_ready: Callable[[], None],
         on_gone: Callable[[Worker, int], None],
         on_line: Callable[[bytes, m.Line], None],
     ) -> None:
-        self._socket_path = socket_path
+        self._starter = starter
         self._spool = spool
+        self._setup_of = setup_of
+        self._on_ready = on_ready
         self._on_gone = on_gone
         self._on_line = on_line
         self._tokens: dict[str, Worker] = {}
         self.all: set[Worker] = set()
         self.idle: dict[Kind, list[Worker]] = {}
         self.starting: dict[Kind, int] = {}
+        self._blank: list[Worker] = []
         self._tickets = 0
 
     def next_ticket(self) -> int:
@@ -115,64 +129,77 @@ class Workers:
         return self._tickets
 
     def start(self, kind: Kind) -> None:
-        """Start an executor; it reports with `Ready` when it can take work."""
-        token = os.urandom(8).hex()
-        progress_path = self._spool / f"{token}.progress"
-        progress_path.write_bytes(bytes(mmap.PAGESIZE))
-        environment = _environment(kind.env_vars)
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [
-                sys.executable,
-                "-m",
-                "cloudray.executor",
-                self._socket_path,
-                token,
-                str(progress_path),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=environment,
-        )
-        worker = Worker(kind, token, process)
-        with progress_path.open("r+b") as file:
-            worker.progress = mmap.mmap(file.fileno(), mmap.PAGESIZE)
-        for pipe, is_error in ((process.stdout, False), (process.stderr, True)):
-            if pipe is not None:
-                output = Output(
-                    os.dup(pipe.fileno()),
-                    is_error=is_error,
-                    kept=worker.kept,
-                    on_line=lambda line: self._on_line(kind.job, line),
-                )
-                pipe.close()
-                output.pid = worker.pid
-                worker.outputs.append(output)
-        self._tokens[token] = worker
-        self.all.add(worker)
+        """Start an executor, or take one that was started ahead."""
         self.starting[kind] = self.starting.get(kind, 0) + 1
-        self._watch(worker, progress_path)
+        if self._blank and not kind.env_vars:
+            worker = self._blank.pop()
+            worker.kind = kind
+            if worker.connection is not None:
+                asyncio.get_running_loop().call_soon(self._set_up, worker)
+            return
+        request, output = request_start(self._spool, _environment(kind.env_vars))
+        worker = self._make(kind, request, output)
+        self._starter.start(request, output.write, partial(self._has_pid, worker, request))
 
-    def kind_of(self, token: str) -> Kind | None:
-        """What an executor that reports with this token was started for."""
+    def adopt(self, request: StartRequest, output: Pipes) -> Callable[[int], None]:
+        """Take in an executor that was started ahead; returns what wants to hear its pid."""
+        worker = self._make(None, request, output)
+        self._blank.append(worker)
+        return partial(self._has_pid, worker, request)
+
+    def connected(self, connection: Connection, token: str) -> Worker | None:
+        """An executor reports. None if it is none of ours."""
         worker = self._tokens.get(token)
-        return None if worker is None else worker.kind
-
-    def connected(
-        self, connection: Connection, token: str, job: Job, node: str, log: str
-    ) -> Worker:
-        """An executor reports: set it up."""
-        worker = self._tokens[token]
-        worker.connection = connection
-        self.starting[worker.kind] -= 1
-        worker.send(m.Setup(job, worker.kind.days, node, str(self._spool), log))
+        if worker is not None:
+            worker.connection = connection
+            if worker.kind is not None:
+                self._set_up(worker)
         return worker
+
+    def _make(self, kind: Kind | None, request: StartRequest, output: Pipes) -> Worker:
+        worker = Worker(kind, request.token)
+        with Path(request.progress).open("r+b") as file:
+            worker.progress = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+
+        def on_line(line: m.Line) -> None:
+            if worker.kind is None:
+                _log.warning("an executor without work says: %s", line.text)
+            else:
+                self._on_line(worker.kind.job, line)
+
+        for descriptor, is_error in zip(output.read, (False, True), strict=True):
+            worker.outputs.append(
+                Output(descriptor, is_error=is_error, kept=worker.kept, on_line=on_line)
+            )
+        self._tokens[request.token] = worker
+        self.all.add(worker)
+        return worker
+
+    def _set_up(self, worker: Worker) -> None:
+        if worker.kind is None or worker.token not in self._tokens:
+            return
+        self.starting[worker.kind] -= 1
+        worker.ready = True
+        worker.send(self._setup_of(worker.kind))
+        self.rest(worker, asyncio.get_running_loop().time())
+        self._on_ready()
+
+    def _has_pid(self, worker: Worker, request: StartRequest, pid: int) -> None:
+        if not pid:
+            # Whoever should have started it died.
+            worker.reaped = True
+            self._ended(worker, Path(request.progress), -signal.SIGKILL)
+            return
+        worker.pid = pid
+        for output in worker.outputs:
+            output.pid = pid
+        self._watch(worker, Path(request.progress))
 
     def rest(self, worker: Worker, now_s: float) -> None:
         """It has no work: keep it warm."""
         worker.idle_since_s = now_s
-        self.idle.setdefault(worker.kind, []).append(worker)
+        if worker.kind is not None:
+            self.idle.setdefault(worker.kind, []).append(worker)
 
     def idle_one(self, kind: Kind) -> Worker | None:
         """A warm executor of this kind, taken off the idle list."""
@@ -214,35 +241,39 @@ class Workers:
             # What it started may outlive it, and must not. Its own number is still taken: it is
             # reaped only afterwards.
             worker.kill()
-            returncode = worker.process.wait()
-            for output in worker.outputs:
-                output.drain()
-                output.close()
-            progress_path.unlink(missing_ok=True)
-            self._forget(worker)
-            self._on_gone(worker, returncode)
+            worker.reaped = True
+            self._starter.reap(worker.pid, partial(self._ended, worker, progress_path))
 
         descriptor = platform.exit_descriptor(worker.pid)
         loop.add_reader(descriptor, gone)
 
-    def _forget(self, worker: Worker) -> None:
+    def _ended(self, worker: Worker, progress_path: Path, returncode: int) -> None:
+        for output in worker.outputs:
+            output.drain()
+            output.close()
+        progress_path.unlink(missing_ok=True)
         self.all.discard(worker)
         self._tokens.pop(worker.token, None)
-        if worker.connection is None:
-            self.starting[worker.kind] -= 1
-        else:
+        if worker in self._blank:
+            self._blank.remove(worker)
+        if worker.connection is not None:
             worker.connection.close()
-        waiting = self.idle.get(worker.kind, [])
-        if worker in waiting:
-            waiting.remove(worker)
+        if worker.kind is not None:
+            if not worker.ready:
+                self.starting[worker.kind] -= 1
+            waiting = self.idle.get(worker.kind, [])
+            if worker in waiting:
+                waiting.remove(worker)
+        self._on_gone(worker, returncode)
 
 
 def _environment(env_vars: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """The agent's environment with a task's variables, in which `${NAME}` is the agent's NAME."""
-    environment = dict(os.environ)
-    for name, value in env_vars:
-        environment[name] = _VARIABLE.sub(lambda match: os.environ.get(match[1], ""), value)
-    if "PYTHONPATH" in dict(env_vars):
+    """A task's variables, in which `${NAME}` stands for the agent's NAME."""
+    environment = {
+        name: _VARIABLE.sub(lambda match: os.environ.get(match[1], ""), value)
+        for name, value in env_vars
+    }
+    if "PYTHONPATH" in environment:
         ours = str(Path(__file__).parents[2])
         environment["PYTHONPATH"] += f"{os.pathsep}{ours}"
     return environment

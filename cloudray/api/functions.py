@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Coroutine
-from typing import Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from cloudray import context
 from cloudray.api.options import TaskOptions, merge, validate_task_options
 from cloudray.api.prepare import pickle_function, prepare, refuse_unsupported
 from cloudray.api.signature import Signature
-from cloudray.api.typing import (
-    P,
-    R,
-    RemoteArguments,
-    RemoteDecorator,
-    RemoteDecoratorReturning,
-    Several,
-    TypedRemoteFunction,
-)
 from cloudray.protocol.batching import MAX_INLINE_BYTES
-from cloudray.protocol.buffer import Prepared
-from cloudray.refs import ObjectRef
 from cloudray.values.arguments import pack_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from cloudray.api.typing import (
+        P,
+        R,
+        RemoteArguments,
+        RemoteDecorator,
+        RemoteDecoratorReturning,
+        Several,
+        TypedRemoteFunction,
+    )
+    from cloudray.protocol.buffer import Prepared
+    from cloudray.refs import ObjectRef
 
 
 class RemoteFunction:
@@ -159,7 +161,7 @@ def _make(function: Any, options: TaskOptions) -> RemoteFunction:
     if isinstance(function, RemoteFunction):
         msg = f"{function!r} is a remote function already: use .options() to change its options"
         raise TypeError(msg)
-    if inspect.isclass(function):
+    if isinstance(function, type):
         msg = (
             f"remote classes (actors) are not supported yet: {function.__qualname__} is a class. "
             "Only functions can be remote in this version."

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from collections.abc import Callable
 from typing import Any
-
-import cloudpickle
 
 from cloudray.api.options import TaskOptions
 from cloudray.protocol.buffer import Prepared
@@ -23,6 +19,8 @@ _PRIORITY = 5
 
 def pickle_function(function: Callable[..., Any], name: str) -> bytes:
     """Pickle a function; raises ValueError when it is too large, TypeError when it cannot be."""
+    import cloudpickle
+
     try:
         pickled: bytes = cloudpickle.dumps(function, protocol=5)
     except Exception as error:
@@ -37,6 +35,8 @@ def pickle_function(function: Callable[..., Any], name: str) -> bytes:
         )
         raise ValueError(msg)
     if len(pickled) > WARN_BYTES:
+        import warnings
+
         warnings.warn(
             f"The remote function {name} is very large ({size_mib:.0f} MiB). Check that its "
             "definition is not implicitly capturing a large array or other object in scope. "
@@ -59,6 +59,8 @@ def refuse_unsupported(options: TaskOptions) -> None:
 
 def prepare(pickled: bytes, name: str, options: TaskOptions) -> Prepared:
     """What all calls of a function with these options share."""
+    import hashlib
+
     demand = {
         "CPU": to_units(options.num_cpus),
         "GPU": to_units(options.num_gpus),
@@ -70,6 +72,10 @@ def prepare(pickled: bytes, name: str, options: TaskOptions) -> Prepared:
         demand[f"accelerator_type:{options.accelerator_type}"] = to_units(0.001)
     demand = {key: units for key, units in demand.items() if units}
     retryable = options.retry_exceptions
+    if not isinstance(retryable, bool):
+        import cloudpickle
+
+        retryable = cloudpickle.dumps(retryable)
     max_calls = options.max_calls
     if max_calls is None:
         # Ray's default: a process that used a GPU goes, so that it frees the GPU's memory.
@@ -80,7 +86,7 @@ def prepare(pickled: bytes, name: str, options: TaskOptions) -> Prepared:
         num_returns=options.num_returns,
         demand=demand,
         max_retries=options.max_retries,
-        retry_exceptions=retryable if isinstance(retryable, bool) else cloudpickle.dumps(retryable),
+        retry_exceptions=retryable,
         max_calls=max_calls,
         env_vars=options.env_vars,
         function_name=name,

@@ -7,11 +7,12 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cloudray import context
-from cloudray.driver.embedded import AgentOptions
-from cloudray.driver.session import Session
+
+if TYPE_CHECKING:
+    from cloudray.driver.session import Session
 
 _log = logging.getLogger("cloudray")
 _session: Session | None = None
@@ -122,6 +123,10 @@ def init(
             "agents say what they offer."
         )
         raise ValueError(msg)
+    # Joining needs more than a program that only imports this package should load.
+    from cloudray.driver.embedded import AgentOptions
+    from cloudray.driver.session import Session
+
     _session = Session(
         address,
         AgentOptions(num_cpus, num_gpus, memory, resources),

@@ -13,7 +13,8 @@ from cloudray import platform
 from cloudray.folders import PrivateFolder
 from cloudray.protocol.joining import join
 from cloudray.settings import EMBEDDED
-from cloudray.store import Reliable, drive, open_store, probe
+from cloudray.store import Reliable, drive, open_store
+from cloudray.store.probe import probe
 
 #: How long an agent gets to clean up after itself.
 _PATIENCE_S = 5.0

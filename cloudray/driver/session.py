@@ -17,7 +17,8 @@ from cloudray.exceptions import RaySystemError
 from cloudray.protocol.joining import join
 from cloudray.protocol.nodes import heartbeats
 from cloudray.protocol.records import Job, seal
-from cloudray.store import Counting, Ledger, Put, Reliable, drive, layout, open_store, probe
+from cloudray.store import Counting, Ledger, Put, Reliable, drive, layout, open_store
+from cloudray.store.probe import probe
 
 #: How long an agent may take to start on a slow machine.
 _START_S = 60.0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import os
 import pickle
 import socket
 import time
+from types import CoroutineType
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,7 +73,9 @@ class Runner:
                 started_ns = time.perf_counter_ns()
                 self.inside = call.ticket
                 result = target(*args, **kwargs)
-                if inspect.iscoroutine(result):
+                if type(result) is CoroutineType:
+                    import asyncio  # most tasks need no event loop
+
                     result = asyncio.run(_finish(result))
             finally:
                 self.inside = 0

@@ -7,7 +7,6 @@ the batch. `x` stands for the names of custom resources.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 
@@ -60,6 +59,8 @@ def class_of(demand: Demand, python: str | None = None) -> str:
     if gpus:
         name += f"-gpu{gpus}"
     if custom:
+        import hashlib
+
         name += "-x" + hashlib.sha256("\0".join(custom).encode()).hexdigest()[:8]
     return name
 

@@ -1,6 +1,13 @@
-"""The only code that talks to object storage."""
+"""The only code that talks to object storage.
 
-from cloudray.store.backoff import Backoff, Pause
+What most programs never touch is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from cloudray.store.base import (
     Adopt,
     Body,
@@ -18,15 +25,35 @@ from cloudray.store.base import (
     StoreError,
     TransientStoreError,
 )
-from cloudray.store.counting import R2, S3_EXPRESS, S3_STANDARD, Counting, Ledger, Prices
-from cloudray.store.directory import DirectoryStore
 from cloudray.store.envelope import Kind, RecordError, new_nonce, nonce_of, open_sealed, seal
-from cloudray.store.faults import Fault, FaultPlan, Faulty
-from cloudray.store.memory import MemoryStore
-from cloudray.store.probe import probe
 from cloudray.store.procedures import Procedure, drive, drive_async
-from cloudray.store.reliable import Reliable
-from cloudray.store.urls import open_store
+
+if TYPE_CHECKING:
+    from cloudray.store.backoff import Backoff, Pause
+    from cloudray.store.counting import R2, S3_EXPRESS, S3_STANDARD, Counting, Ledger, Prices
+    from cloudray.store.directory import DirectoryStore
+    from cloudray.store.faults import Fault, FaultPlan, Faulty
+    from cloudray.store.memory import MemoryStore
+    from cloudray.store.reliable import Reliable
+    from cloudray.store.urls import open_store
+
+_LATER = {
+    "Backoff": "cloudray.store.backoff",
+    "Counting": "cloudray.store.counting",
+    "DirectoryStore": "cloudray.store.directory",
+    "Fault": "cloudray.store.faults",
+    "FaultPlan": "cloudray.store.faults",
+    "Faulty": "cloudray.store.faults",
+    "Ledger": "cloudray.store.counting",
+    "MemoryStore": "cloudray.store.memory",
+    "Pause": "cloudray.store.backoff",
+    "Prices": "cloudray.store.counting",
+    "R2": "cloudray.store.counting",
+    "Reliable": "cloudray.store.reliable",
+    "S3_EXPRESS": "cloudray.store.counting",
+    "S3_STANDARD": "cloudray.store.counting",
+    "open_store": "cloudray.store.urls",
+}
 
 __all__ = [
     "R2",
@@ -67,6 +94,14 @@ __all__ = [
     "nonce_of",
     "open_sealed",
     "open_store",
-    "probe",
     "seal",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for (PEP 562)."""
+    module = _LATER.get(name)
+    if module is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(module), name)

@@ -21,7 +21,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import cloudpickle
 import msgspec
 
 from cloudray.context import Contained
@@ -60,6 +59,8 @@ def dumps(value: object, what: str = "value") -> Serialized:
     if type(value) in _PLAIN:
         body = pickle.dumps(value, PROTOCOL)
         return Serialized((body,), len(body))
+    import cloudpickle  # takes longer to load than the rest of this package
+
     buffers: list[pickle.PickleBuffer] = []
     stream = io.BytesIO()
     with Contained() as contained:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import types
 from collections.abc import Iterator
 from typing import Any
-
-import cloudpickle
 
 _MAX_DEPTH = 6
 
@@ -24,6 +21,8 @@ def why_not_picklable(value: object, what: str, error: BaseException) -> str:
 
 
 def _fails(value: object) -> bool:
+    import cloudpickle
+
     try:
         cloudpickle.dumps(value)
     except Exception:  # noqa: BLE001 - whatever pickling raises, it failed
@@ -48,6 +47,8 @@ def _members(value: Any, path: str) -> Iterator[tuple[str, object]]:
         for index, member in enumerate(value):
             yield f"{path}[{index}]", member
     elif isinstance(value, types.FunctionType):
+        import inspect
+
         try:
             free = inspect.getclosurevars(value)
         except (TypeError, ValueError):

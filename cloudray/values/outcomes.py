@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,6 +12,10 @@ from cloudray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskCan
 from cloudray.refs import ObjectRef
 from cloudray.store.envelope import HEADER_BYTES
 from cloudray.values.codec import Buffer, dumps, loads, loads_from, local_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
 
 #: The numbers of `protocol.records.Verb` that a final word may have.
 DONE, FAILED, CANCELLED = 1, 2, 3

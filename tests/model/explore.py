@@ -66,7 +66,7 @@ class _Exploration:
             self._visit_all()
             self._judge_cycles()
         except Violation as violation:
-            history = self._history(violation.at)
+            history = self._history(*violation.at)
             return self._report(violation.kind, str(violation), history)
         return self._report()
 
@@ -91,7 +91,7 @@ class _Exploration:
                     self._parents.append(state)
                     queue.append(to)
                 if move.wrong is not None:
-                    self._found(*move.wrong, to)
+                    self._found(*move.wrong, state, to)
                 if to.store != state.store:
                     self._judge(state, to)
                 if move.ordinary and to != state:
@@ -110,7 +110,8 @@ class _Exploration:
 
     # -- invariants ----------------------------------------------------------------------
 
-    def _found(self, kind: str, message: str, at: State) -> None:
+    def _found(self, kind: str, message: str, *at: State) -> None:
+        """Note a violation in a state, or in going from one state to another."""
         if kind not in self._ignored:
             raise Violation(kind, message, at)
 
@@ -121,15 +122,15 @@ class _Exploration:
         self._judged.add((state.store, to.store))
         before, after = self._shelf.reading(state.store), self._shelf.reading(to.store)
         for kind, message in after.wrong.items():
-            self._found(kind, message, to)
+            self._found(kind, message, state, to)
         misread = self._shelf.misread(to.store)
         if misread is not None:
-            self._found("reader", misread, to)
+            self._found("reader", misread, state, to)
         for index in range(len(self._world.root.tasks)):
             was = before.verdict(self._world.root.id, index)
             now = after.verdict(self._world.root.id, index)
             if was is not None and was != now:
-                self._found("second word", f"task {index} was {was}, and is {now}", to)
+                self._found("second word", f"task {index} was {was}, and is {now}", state, to)
 
     def _judge_end(self, state: State) -> None:
         """Nothing ordinary is left to happen: every task that was submitted is decided."""
@@ -166,11 +167,14 @@ class _Exploration:
 
     # -- histories -----------------------------------------------------------------------
 
-    def _history(self, state: State) -> tuple[str, ...]:
-        lines: list[str] = []
+    def _history(self, state: State, to: State | None = None) -> tuple[str, ...]:
+        lines = [] if to is None or to == state else [self._line(state, to)]
         while self._numbers[state]:
             parent = self._parents[self._numbers[state]]
-            move = next(move for move in self._moves.of(parent) if move.to == state)
-            lines.append(line(self._moves, parent, move))
+            lines.append(self._line(parent, state))
             state = parent
         return tuple(text for text in reversed(lines) if text)
+
+    def _line(self, state: State, to: State) -> str:
+        move = next(move for move in self._moves.of(state) if move.to == to)
+        return line(self._moves, state, move)

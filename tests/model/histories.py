@@ -29,7 +29,7 @@ def line(moves: Moves, state: State, move: Move) -> str:
 def _done(step: object) -> str:
     match step:
         case Attempt():
-            done = f"creates {step.key} {_said(step)}"
+            done = f"creates {step.key}{_said(step)}"
         case Get():
             done = f"reads {step.key}"
         case GetMany():
@@ -52,11 +52,11 @@ def _done(step: object) -> str:
 def _said(attempt: Attempt) -> str:
     kind = attempt.body[5]
     if kind == Kind.CLAIM:
-        return f"for {unseal(Claim, attempt.body, attempt.key).agent or 'nobody'}"
+        return f" for {unseal(Claim, attempt.body, attempt.key).agent or 'nobody'}"
     if kind == Kind.JOURNAL:
         entry = unseal(Entry, attempt.body, attempt.key)
         words = ", ".join(f"{word.index} {word.verb.name}" for word in entry.words)
-        return f"under claim {entry.claim} ({words})"
+        return f" under claim {entry.claim} ({words})"
     return ""
 
 

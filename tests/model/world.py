@@ -100,9 +100,9 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Violation(Exception):
-    """An invariant does not hold: `kind` is its short name, `at` the state."""
+    """An invariant does not hold: `kind` is its short name, `at` one state or two."""
 
-    def __init__(self, kind: str, message: str, at: Any) -> None:
+    def __init__(self, kind: str, message: str, at: tuple[Any, ...]) -> None:
         super().__init__(message)
         self.kind = kind
         self.at = at

@@ -1,0 +1,142 @@
+"""The agent as a process: its event loop, its socket, and the signals it obeys."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import random
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from cloudray import platform
+from cloudray.agent.core import Agent
+from cloudray.agent.starters import FreshStarter, Starter, ZygoteStarter
+from cloudray.executor.zygote import Output, StartRequest
+from cloudray.folders import PrivateFolder, sweep
+from cloudray.protocol.demand import Demand, to_units
+from cloudray.protocol.joining import join
+from cloudray.store import Counting, Ledger, Reliable, StoreError, drive, open_store
+
+#: Of the machine's memory, what tasks may have unless the user says otherwise; as Ray does.
+_MEMORY_SHARE = 0.8
+
+
+class Place(msgspec.Struct, frozen=True):
+    """What the agent was given before it loaded the rest of itself."""
+
+    folder: Path
+    spool: Path
+    listener: socket.socket
+    #: set where the folder is the agent's own, not its driver's
+    private: PrivateFolder | None
+    #: the zygote's socket, and the executor that it has begun already
+    ahead: tuple[socket.socket, StartRequest, Output] | None
+
+
+def run(arguments: argparse.Namespace, place: Place) -> int:
+    """Serve until told to stop; returns the exit code."""
+    logging.basicConfig(
+        level=arguments.logging_level,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        import uvloop  # where it exists
+
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    except ImportError:
+        runner = asyncio.Runner()
+    try:
+        with runner:
+            runner.run(_serve(arguments, place))
+    except (StoreError, ValueError) as error:
+        print(f"cloudray.agent: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if place.private is not None:
+            place.private.remove()
+            sweep(platform.socket_folder(), "agent-")
+        else:
+            # An embedded cluster's folder goes as a whole, whoever of driver and agent is last.
+            shutil.rmtree(place.folder, ignore_errors=True)
+    return 0
+
+
+async def _serve(arguments: argparse.Namespace, place: Place) -> None:
+    ledger = Ledger()
+    store = Reliable(Counting(open_store(arguments.address), ledger))
+    settings = drive(store, join(arguments.address))
+    socket_path = place.listener.getsockname()
+    starter: Starter = FreshStarter(socket_path)
+    if place.ahead is not None:
+        starter = ZygoteStarter(place.ahead[0], FreshStarter(socket_path))
+    agent = Agent(
+        store,
+        settings,
+        total_of(arguments.num_cpus, arguments.num_gpus, arguments.memory, arguments.resources),
+        socket_path,
+        place.spool,
+        ledger,
+        starter,
+        clock=platform.monotonic_s,
+        rng=random.Random(),
+    )
+    if place.ahead is not None and isinstance(starter, ZygoteStarter):
+        _, request, output = place.ahead
+        starter.expect(request.token, agent.workers.adopt(request, output))
+    stop = asyncio.Event()
+    _obey_signals(agent, stop, arguments.drain_timeout)
+    if arguments.lifeline_fd is not None:
+        # The driver holds the other end: when it is gone, however it went, so are we.
+        asyncio.get_running_loop().add_reader(arguments.lifeline_fd, stop.set)
+    server = await asyncio.get_running_loop().create_unix_server(
+        agent.connection_factory, sock=place.listener
+    )
+    try:
+        await agent.run(stop)
+    finally:
+        server.close()
+        if isinstance(starter, ZygoteStarter):
+            starter.close()
+
+
+def _obey_signals(agent: Agent, stop: asyncio.Event, drain_timeout_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    drains: list[asyncio.Task[None]] = []
+
+    async def drain() -> None:
+        await agent.drain(drain_timeout_s)
+        stop.set()
+
+    def on_term() -> None:
+        if drains:
+            stop.set()
+        else:
+            drains.append(loop.create_task(drain()))
+
+    loop.add_signal_handler(signal.SIGTERM, on_term)
+    loop.add_signal_handler(signal.SIGINT, on_term)
+
+
+def total_of(
+    num_cpus: float | None,
+    num_gpus: float,
+    memory: float | None,
+    resources: dict[str, float],
+) -> Demand:
+    """What a machine offers, in ten-thousandths of a unit."""
+    if memory is None:
+        memory = int(platform.memory_bytes() * _MEMORY_SHARE)
+    total = {
+        "CPU": to_units(platform.cpu_count() if num_cpus is None else num_cpus),
+        "memory": to_units(memory),
+    }
+    if num_gpus:
+        total["GPU"] = to_units(num_gpus)
+    return total | {name: to_units(amount) for name, amount in resources.items()}

@@ -1,0 +1,235 @@
+"""An executor: calls run on its main thread, while another listens to the agent."""
+
+from __future__ import annotations
+
+import faulthandler
+import mmap
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+from typing import NoReturn
+
+from cloudray import context
+from cloudray.causes import format_traceback
+from cloudray.executor.client import TICK_S, Attempt, ExecutorClient
+from cloudray.executor.link import Link
+from cloudray.executor.output import Streams
+from cloudray.executor.run import Function, Runner
+from cloudray.platform import die_with_parent
+from cloudray.protocol import messages as m
+from cloudray.protocol.records import Verb
+
+#: Outcomes are sent together, but none is held back longer than this.
+_HOLD_S = 0.005
+#: How often the link's thread looks whether outcomes are held back by a call that runs long.
+_LOOK_S = 0.02
+
+
+class Executor:
+    """Runs calls on the main thread while another thread listens to the agent."""
+
+    def __init__(self, link: Link, token: str, progress: mmap.mmap) -> None:
+        self._link = link
+        self._token = token
+        self._progress = memoryview(progress).cast("Q")
+        self._calls: queue.SimpleQueue[m.Call | None] = queue.SimpleQueue()
+        self._functions: dict[int, Function] = {}
+        self._held: list[m.Outcome] = []
+        self._holding = threading.Lock()
+        self._last_sent_s = 0.0
+        self._leaving = False
+        #: the ticket of the call that is to be interrupted; 0 for none
+        self._interrupting = 0
+        self._current: Attempt | None = None
+        self._pid = os.getpid()
+
+    def serve(self) -> None:
+        """Say hello, then run what comes until the agent says that nothing will."""
+        self._link.send(m.Ready(self._token, os.getpid()))
+        first, *rest = self._link.receive()
+        if not isinstance(first, m.Setup):
+            msg = f"the agent's first message should be Setup, not {type(first).__name__}"
+            raise TypeError(msg)
+        self._prepare(first)
+        for message in rest:
+            self._handle(message)
+        threading.Thread(
+            target=self._link.receive_forever,
+            args=(self._handle, self._tick),
+            name="cloudray-link",
+            daemon=True,
+        ).start()
+        while (call := self._next_call()) is not None:
+            self._run(call)
+            if self._leaving:
+                break
+        self._send_outcomes()
+
+    def _prepare(self, setup: m.Setup) -> None:
+        for entry in reversed(setup.job.sys_path):
+            if entry not in sys.path:
+                sys.path.insert(0, entry)
+        if Path(setup.job.cwd).is_dir():
+            os.chdir(setup.job.cwd)
+        self._client = ExecutorClient(self._link.send, self._link.wake, setup)
+        self._runner = Runner(self._client.spool)
+        self._setup = setup
+        context.register(self._client)
+        self._streams = Streams()
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        os.register_at_fork(after_in_child=_forget_cluster)
+
+    def _next_call(self) -> m.Call | None:
+        while True:
+            try:
+                return self._calls.get()
+            except KeyboardInterrupt:
+                # A cancellation that arrived after its call had ended.
+                continue
+
+    def _run(self, call: m.Call) -> None:
+        function = self._functions[call.function]
+        shape = function.shape
+        attempt = Attempt(call, shape, self._setup.days, self._setup.job.id)
+        # Before the ticket is shown as running: whoever sees it there may want to interrupt it.
+        self._current = attempt
+        self._progress[0] = call.ticket
+        self._streams.begin(call.ticket, shape.name, time.monotonic())
+        self._client.begin(attempt)
+        try:
+            outcome = self._runner.run(call, function)
+            self._client.end()
+        except KeyboardInterrupt:
+            # The interrupt of a cancellation, between the user's code and its end here.
+            outcome = m.Outcome(call.ticket, Verb.CANCELLED, (), 0)
+        except SystemExit as leaving:
+            self._exit(leaving)
+        if os.getpid() != self._pid:
+            # User code forked, and this is the child, which has come out of the task.
+            os._exit(0)
+        self._current = None
+        self._streams.finish()
+        function.calls += 1
+        self._leaving = 0 < shape.max_calls <= function.calls
+        with self._holding:
+            self._held.append(outcome)
+        now_s = time.monotonic()
+        if self._leaving or self._calls.empty() or now_s - self._last_sent_s > _HOLD_S:
+            self._send_outcomes()
+
+    def _exit(self, leaving: SystemExit) -> NoReturn:
+        """Do what `sys.exit` in a task asks for: to its agent that is the death of a process."""
+        if os.getpid() == self._pid:
+            print(format_traceback(leaving), file=sys.stderr)
+            self._streams.finish()
+            self._send_outcomes()
+        code = leaving.code
+        os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
+
+    def _send_outcomes(self) -> None:
+        with self._holding:
+            if not self._held:
+                return
+            outcomes, self._held = tuple(self._held), []
+            # Sent under the lock, so that groups of outcomes leave in order.
+            self._last_sent_s = time.monotonic()
+            self._link.send(m.Outcomes(outcomes, self._leaving))
+
+    def _tick(self) -> float | None:
+        """On the link's thread: see to what is due; how long until the next look (s)."""
+        if self._held and time.monotonic() - self._last_sent_s > _HOLD_S:
+            # A long call holds it back.
+            self._send_outcomes()
+        if self._interrupting:
+            self._insist()
+        if self._client.flush_due():
+            return TICK_S
+        if self._held or self._interrupting or not self._calls.empty():
+            return _LOOK_S
+        return None
+
+    def _insist(self) -> None:
+        """Interrupt the call that is to be interrupted, until that reaches it or it has ended."""
+        current = self._current
+        if current is None or current.call.ticket != self._interrupting:
+            self._interrupting = 0
+        else:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _handle(self, message: m.Message) -> None:
+        if isinstance(message, m.Run):
+            for call in message.calls:
+                self._calls.put(call)
+        elif isinstance(message, m.Learn):
+            self._functions[message.number] = Function(message.shape, message.pickled)
+        elif isinstance(message, m.Recall):
+            self._link.send(m.Returned(tuple(call.ticket for call in self._take_back())))
+        elif isinstance(message, m.Interrupt):
+            current = self._current
+            if current is not None and current.call.ticket == message.ticket:
+                current.cancelled = True
+                self._interrupting = message.ticket
+        elif isinstance(message, m.Leave):
+            self._calls.put(None)
+        else:
+            self._client.handle(message)
+
+    def _take_back(self) -> list[m.Call]:
+        taken: list[m.Call] = []
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                return taken
+            if call is None:
+                self._calls.put(None)
+                return taken
+            taken.append(call)
+
+    def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
+        """Raise in user code only, only in the call that is meant, and never in half a message."""
+        inside = self._runner.inside
+        if inside and inside == self._interrupting and not _is_sending(frame):
+            self._interrupting = 0
+            raise KeyboardInterrupt
+
+
+def _is_sending(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is Link.send.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _forget_cluster() -> None:
+    """In a child forked from a task: the link to the agent is its parent's alone."""
+
+    def refuse() -> NoReturn:
+        msg = (
+            "a process forked from a task has no connection to the cluster: use it in the task "
+            "itself, or in a thread of it"
+        )
+        raise RuntimeError(msg)
+
+    context.register(None)
+    context.on_first_use(refuse)
+
+
+def serve(socket_path: str, token: str, progress_path: str) -> NoReturn:
+    """Be an executor until the agent says that no more calls will come; does not return."""
+    die_with_parent()
+    descriptor = os.open(progress_path, os.O_RDWR)
+    progress = mmap.mmap(descriptor, mmap.PAGESIZE)
+    os.close(descriptor)
+    Executor(Link(socket_path), token, progress).serve()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads and exit handlers of user code do not get to keep the machine's slot.
+    os._exit(0)
