@@ -8,26 +8,30 @@
 [0, 1, 4, 9]
 """
 
-from cloudray import exceptions
-from cloudray.api.functions import RemoteFunction, remote
-from cloudray.api.objects import cancel, get, put, wait
-from cloudray.api.session import (
-    ClusterContext,
-    RuntimeContext,
-    available_resources,
-    cluster_resources,
-    get_runtime_context,
-    init,
-    is_initialized,
-    nodes,
-    shutdown,
-)
-from cloudray.refs import ObjectRef
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloudray import exceptions
+    from cloudray.api.functions import RemoteFunction, remote
+    from cloudray.api.objects import cancel, get, put, wait
+    from cloudray.api.session import (
+        ClusterContext,
+        RuntimeContext,
+        available_resources,
+        cluster_resources,
+        get_runtime_context,
+        init,
+        is_initialized,
+        nodes,
+        shutdown,
+    )
+    from cloudray.refs import ObjectRef
+    from cloudray.refs import ObjectRef as ObjectID  # Ray's older name
 
 __version__ = "0.1.0"
-
-#: Ray's older name.
-ObjectID = ObjectRef
 
 __all__ = [
     "ClusterContext",
@@ -50,3 +54,42 @@ __all__ = [
     "shutdown",
     "wait",
 ]
+
+#: Where each public name lives. Loaded when first asked for, so that agents and executors, which
+#: import this package too, start without what only drivers need.
+_HOMES = {
+    "RemoteFunction": "cloudray.api.functions",
+    "remote": "cloudray.api.functions",
+    "cancel": "cloudray.api.objects",
+    "get": "cloudray.api.objects",
+    "put": "cloudray.api.objects",
+    "wait": "cloudray.api.objects",
+    "ClusterContext": "cloudray.api.session",
+    "RuntimeContext": "cloudray.api.session",
+    "available_resources": "cloudray.api.session",
+    "cluster_resources": "cloudray.api.session",
+    "get_runtime_context": "cloudray.api.session",
+    "init": "cloudray.api.session",
+    "is_initialized": "cloudray.api.session",
+    "nodes": "cloudray.api.session",
+    "shutdown": "cloudray.api.session",
+    "ObjectRef": "cloudray.refs",
+    "ObjectID": "cloudray.refs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name (PEP 562)."""
+    if name == "exceptions":
+        return import_module("cloudray.exceptions")
+    home = _HOMES.get(name)
+    if home is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(home), "ObjectRef" if name == "ObjectID" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,27 +6,34 @@ finish. A second SIGTERM, or the end of the driver of an embedded cluster, stops
 
 from __future__ import annotations
 
-import argparse
-import json
 import socket
 import sys
 from pathlib import Path
 
+import msgspec
+
+# Loaded before the fork, so that agent and executors share it in memory.
+import cloudray.exceptions
+import cloudray.protocol.buffer
+import cloudray.protocol.messages
+import cloudray.values.outcomes  # noqa: F401
 from cloudray import platform
+from cloudray.agent.spec import AgentSpec
 from cloudray.executor.zygote import fork_zygote, request_start
 from cloudray.folders import PrivateFolder
 
 
 def main() -> int:
-    """Parse the command line, fork the zygote while little is loaded, and serve."""
-    arguments = _parser().parse_args()
-    private = None
-    if arguments.folder is None:
-        private = PrivateFolder(platform.socket_folder(), "agent-")
-    folder = private.path if private else arguments.folder
+    """Fork the zygote while little is loaded, then load the rest and serve."""
+    if sys.argv[1:2] == ["--spec"]:
+        spec = msgspec.json.decode(sys.argv[2], type=AgentSpec)
+    else:
+        spec = _parse_command_line()
+    private = None if spec.folder else PrivateFolder(platform.socket_folder(), "agent-")
+    folder = private.path if private else Path(spec.folder or "")
     spool = folder / "spool"
     spool.mkdir(exist_ok=True)
-    listener = _listen(arguments.listen_fd, folder)
+    listener = _listen(spec.listen_fd, folder)
     ahead = None
     if platform.forks_cleanly():
         request, output = request_start(spool, {})
@@ -34,23 +41,23 @@ def main() -> int:
         ahead = (control, request, output)
     from cloudray.agent.serve import Place, run
 
-    return run(arguments, Place(folder, spool, listener, private, ahead))
+    return run(spec, Place(folder, spool, listener, private, ahead))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse_command_line() -> AgentSpec:
+    import argparse
+    import json
+
     parser = argparse.ArgumentParser(prog="python -m cloudray.agent", description=__doc__)
-    parser.add_argument("address", help="URL of the cluster, e.g. file:///shared/cluster")
-    parser.add_argument("--num-cpus", type=float, default=None, help="default: all there are")
-    parser.add_argument("--num-gpus", type=float, default=0)
-    parser.add_argument("--memory", type=float, default=None, help="bytes; default: 80%% of all")
-    parser.add_argument("--resources", type=json.loads, default={}, help='JSON: {"tag": 2}')
-    parser.add_argument("--drain-timeout", type=float, default=30.0, metavar="SECONDS")
-    parser.add_argument("--logging-level", default="WARNING")
-    internal = parser.add_argument_group("used by embedded clusters")
-    internal.add_argument("--listen-fd", type=int, default=None)
-    internal.add_argument("--lifeline-fd", type=int, default=None)
-    internal.add_argument("--folder", type=Path, default=None)
-    return parser
+    add = parser.add_argument
+    add("address", help="URL of the cluster, e.g. file:///shared/cluster")
+    add("--num-cpus", type=float, default=None, help="default: all there are")
+    add("--num-gpus", type=float, default=0.0)
+    add("--memory", type=float, default=None, help="bytes; default: 80%% of all")
+    add("--resources", type=json.loads, default={}, help='JSON: {"tag": 2}')
+    add("--drain-timeout", type=float, default=30.0, dest="drain_timeout_s", metavar="SECONDS")
+    add("--logging-level", default="WARNING")
+    return AgentSpec(**vars(parser.parse_args()))
 
 
 def _listen(descriptor: int | None, folder: Path) -> socket.socket:

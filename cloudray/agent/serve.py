@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import random
@@ -16,6 +15,7 @@ import msgspec
 
 from cloudray import platform
 from cloudray.agent.core import Agent
+from cloudray.agent.spec import AgentSpec
 from cloudray.agent.starters import FreshStarter, Starter, ZygoteStarter
 from cloudray.executor.zygote import Output, StartRequest
 from cloudray.folders import PrivateFolder, sweep
@@ -39,10 +39,10 @@ class Place(msgspec.Struct, frozen=True):
     ahead: tuple[socket.socket, StartRequest, Output] | None
 
 
-def run(arguments: argparse.Namespace, place: Place) -> int:
+def run(spec: AgentSpec, place: Place) -> int:
     """Serve until told to stop; returns the exit code."""
     logging.basicConfig(
-        level=arguments.logging_level,
+        level=spec.logging_level,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
         runner = asyncio.Runner()
     try:
         with runner:
-            runner.run(_serve(arguments, place))
+            runner.run(_serve(spec, place))
     except (StoreError, ValueError) as error:
         print(f"cloudray.agent: {error}", file=sys.stderr)
         return 1
@@ -68,10 +68,10 @@ def run(arguments: argparse.Namespace, place: Place) -> int:
     return 0
 
 
-async def _serve(arguments: argparse.Namespace, place: Place) -> None:
+async def _serve(spec: AgentSpec, place: Place) -> None:
     ledger = Ledger()
-    store = Reliable(Counting(open_store(arguments.address), ledger))
-    settings = drive(store, join(arguments.address))
+    store = Reliable(Counting(open_store(spec.address), ledger))
+    settings = drive(store, join(spec.address))
     socket_path = place.listener.getsockname()
     starter: Starter = FreshStarter(socket_path)
     if place.ahead is not None:
@@ -79,7 +79,7 @@ async def _serve(arguments: argparse.Namespace, place: Place) -> None:
     agent = Agent(
         store,
         settings,
-        total_of(arguments.num_cpus, arguments.num_gpus, arguments.memory, arguments.resources),
+        total_of(spec.num_cpus, spec.num_gpus, spec.memory, spec.resources),
         socket_path,
         place.spool,
         ledger,
@@ -91,10 +91,10 @@ async def _serve(arguments: argparse.Namespace, place: Place) -> None:
         _, request, output = place.ahead
         starter.expect(request.token, agent.workers.adopt(request, output))
     stop = asyncio.Event()
-    _obey_signals(agent, stop, arguments.drain_timeout)
-    if arguments.lifeline_fd is not None:
+    _obey_signals(agent, stop, spec.drain_timeout_s)
+    if spec.lifeline_fd is not None:
         # The driver holds the other end: when it is gone, however it went, so are we.
-        asyncio.get_running_loop().add_reader(arguments.lifeline_fd, stop.set)
+        asyncio.get_running_loop().add_reader(spec.lifeline_fd, stop.set)
     server = await asyncio.get_running_loop().create_unix_server(
         agent.connection_factory, sock=place.listener
     )

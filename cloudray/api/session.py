@@ -124,12 +124,12 @@ def init(
         )
         raise ValueError(msg)
     # Joining needs more than a program that only imports this package should load.
-    from cloudray.driver.embedded import AgentOptions
+    from cloudray.driver.embedded import Offer
     from cloudray.driver.session import Session
 
     _session = Session(
         address,
-        AgentOptions(num_cpus, num_gpus, memory, resources),
+        Offer(num_cpus, num_gpus, memory, resources),
         namespace=namespace or "",
         log_to_driver=log_to_driver,
     )

@@ -9,38 +9,27 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from cloudray import platform
+from cloudray.agent.spec import AgentSpec
 from cloudray.folders import PrivateFolder
 from cloudray.protocol.joining import join
 from cloudray.settings import EMBEDDED
 from cloudray.store import Reliable, drive, open_store
-from cloudray.store.probe import probe
 
 #: How long an agent gets to clean up after itself.
 _PATIENCE_S = 5.0
 
 
-class AgentOptions:
+class Offer(msgspec.Struct, frozen=True):
     """What the agent on this machine offers; None means what there is."""
 
-    def __init__(
-        self,
-        num_cpus: float | None,
-        num_gpus: float | None,
-        memory: float | None,
-        resources: Mapping[str, float] | None,
-    ) -> None:
-        self.arguments: list[str] = []
-        if num_cpus is not None:
-            self.arguments += ["--num-cpus", str(num_cpus)]
-        if num_gpus:
-            self.arguments += ["--num-gpus", str(num_gpus)]
-        if memory is not None:
-            self.arguments += ["--memory", str(memory)]
-        if resources:
-            import json  # noqa: PLC0415 - rarely needed
-
-            self.arguments += ["--resources", json.dumps(dict(resources))]
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    #: bytes
+    memory: float | None = None
+    resources: Mapping[str, float] | None = None
 
 
 class EmbeddedCluster:
@@ -50,8 +39,8 @@ class EmbeddedCluster:
     ends, the agent notices, ends its executors, and removes the folder.
     """
 
-    def __init__(self, options: AgentOptions) -> None:
-        self._options = options
+    def __init__(self, offer: Offer) -> None:
+        self._offer = offer
         self._private = PrivateFolder(platform.memory_folder(), f"cloudray-{os.getuid()}-")
         self.folder = self._private.path
         (self.folder / "store").mkdir()
@@ -60,9 +49,8 @@ class EmbeddedCluster:
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         try:
-            store = Reliable(open_store(self.address))
-            probe(store)
-            drive(store, join(self.address, EMBEDDED))
+            # The agent is on its way before anything else is done or even loaded.
+            drive(Reliable(open_store(self.address)), join(self.address, EMBEDDED))
             self.socket_path = self._start()
         except BaseException:
             self.close()
@@ -75,22 +63,23 @@ class EmbeddedCluster:
         # Listening before the agent runs: whoever connects early waits in the backlog.
         listener.listen(128)
         read_end, write_end = os.pipe()
+        offer = self._offer
+        spec = msgspec.json.encode(
+            AgentSpec(
+                self.address,
+                offer.num_cpus,
+                offer.num_gpus or 0.0,
+                offer.memory,
+                dict(offer.resources or {}),
+                listen_fd=listener.fileno(),
+                lifeline_fd=read_end,
+                folder=str(self.folder),
+            )
+        )
         log = (self.folder / "agent.log").open("ab")
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [
-                    sys.executable,
-                    "-m",
-                    "cloudray.agent",
-                    self.address,
-                    "--listen-fd",
-                    str(listener.fileno()),
-                    "--lifeline-fd",
-                    str(read_end),
-                    "--folder",
-                    str(self.folder),
-                    *self._options.arguments,
-                ],
+                [sys.executable, "-m", "cloudray.agent", "--spec", spec],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

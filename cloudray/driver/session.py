@@ -9,16 +9,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloudray import ids
-from cloudray.driver.client import DriverClient
-from cloudray.driver.embedded import AgentOptions, EmbeddedCluster
+from cloudray.driver.embedded import EmbeddedCluster, Offer
 from cloudray.exceptions import RaySystemError
 from cloudray.protocol.joining import join
 from cloudray.protocol.nodes import heartbeats
 from cloudray.protocol.records import Job, seal
 from cloudray.store import Counting, Ledger, Put, Reliable, drive, layout, open_store
 from cloudray.store.probe import probe
+if TYPE_CHECKING:
+    from cloudray.driver.client import DriverClient
 
 #: How long an agent may take to start on a slow machine.
 _START_S = 60.0
@@ -34,20 +36,22 @@ class Session:
     def __init__(
         self,
         address: str | None,
-        options: AgentOptions,
+        offer: Offer,
         *,
         namespace: str,
         log_to_driver: bool,
     ) -> None:
-        self.cluster = EmbeddedCluster(options) if address is None else None
+        self.cluster = EmbeddedCluster(offer) if address is None else None
         self.address = self.cluster.address if self.cluster else address or ""
         self._restarts = 0
         self._closing = threading.Lock()
+        # Loaded while the agent of an embedded cluster starts.
+        from cloudray.driver.client import DriverClient
+
         try:
             ledger = Ledger()
             store = Reliable(Counting(open_store(self.address), ledger))
-            if self.cluster is None:
-                probe(store)
+            probe(store)
             settings = drive(store, join(self.address))
             job = _describe_job(namespace)
             prefix = ids.batch_prefix(_DAYS, job.id, bytes(ids.ID_BYTES))

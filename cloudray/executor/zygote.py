@@ -20,13 +20,13 @@ import signal
 import socket
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 import msgspec
 
-from cloudray.executor.serve import serve
 from cloudray.platform import die_with_parent
 
 _MESSAGE_BYTES = 1 << 16
@@ -82,6 +82,9 @@ def fork_zygote(
         return ours
     try:
         _be_zygote(theirs, socket_path, first, output)
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         # Whatever goes wrong, this process must not go on as a second agent.
         os._exit(1)
@@ -97,6 +100,9 @@ def _be_zygote(
     os.setsid()
     _keep_only({0, 1, 2, control.fileno(), *output})
     _silence_input()
+    # Loaded here and not by the agent before the fork: the two load their halves side by side.
+    import cloudray.executor.serve  # noqa: F401
+
     # What is loaded now stays for ever: keep the collector from touching, and copying, its pages.
     gc.collect()
     gc.freeze()
@@ -111,6 +117,8 @@ def _be_zygote(
             status = os.waitstatus_to_exitcode(status)
             control.send(msgspec.msgpack.encode({"pid": request["reap"], "status": status}))
         else:
+            # For tasks that submit tasks. The first executor was wanted too soon to wait for it.
+            import_module("cloudray.api.functions")
             out, err = descriptors
             _fork_executor(
                 control, socket_path, msgspec.convert(request, StartRequest), (out, err)
@@ -140,6 +148,8 @@ def _fork_executor(
         sys.modules["__main__"] = ModuleType("__main__")
         sys.argv = ["cloudray.executor"]
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        from cloudray.executor.serve import serve
+
         serve(socket_path, request.token, request.progress)
     except BaseException:
         traceback.print_exc()
@@ -151,10 +161,11 @@ def _fork_executor(
 def _keep_only(wanted: set[int]) -> None:
     """Close all other descriptors: a child that holds a pipe or lock keeps it from ending."""
     lowest = 0
-    for descriptor in sorted(wanted):
-        os.closerange(lowest, descriptor)
+    for descriptor in (*sorted(wanted), os.sysconf("SC_OPEN_MAX")):
+        # An empty range is asked for as one that ends before it begins, which closes everything.
+        if lowest < descriptor:
+            os.closerange(lowest, descriptor)
         lowest = descriptor + 1
-    os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
 
 
 def _silence_input() -> None:

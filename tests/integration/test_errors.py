@@ -30,8 +30,8 @@ def same(value: Any) -> Any:
 
 
 @ray.remote
-def fail(error: BaseException) -> None:
-    raise error
+def fail(error_class: type[BaseException], *args: Any, **kwargs: Any) -> None:
+    raise error_class(*args, **kwargs)
 
 
 def test_the_error_is_a_task_error_and_of_the_users_class() -> None:
@@ -43,7 +43,7 @@ def test_the_error_is_a_task_error_and_of_the_users_class() -> None:
 
 def test_the_error_has_the_attributes_of_the_users() -> None:
     with pytest.raises(OutOfTeaError, match="3 cups of oolong too few") as raised:
-        ray.get(fail.remote(OutOfTeaError(3, kind="oolong")))
+        ray.get(fail.remote(OutOfTeaError, 3, kind="oolong"))
     assert (raised.value.cups, raised.value.kind) == (3, "oolong")
 
 
@@ -67,7 +67,7 @@ def test_the_error_carries_the_remote_traceback() -> None:
 
 def test_a_failed_task_does_not_disturb_its_neighbours() -> None:
     refs = [
-        fail.remote(ValueError(number)) if number % 3 else same.remote(number)
+        fail.remote(ValueError, number) if number % 3 else same.remote(number)
         for number in range(30)
     ]
     assert ray.get(refs[::3]) == list(range(0, 30, 3))
@@ -77,7 +77,7 @@ def test_a_failed_task_does_not_disturb_its_neighbours() -> None:
 
 
 def test_asking_again_raises_again() -> None:
-    ref = fail.remote(KeyError("gone"))
+    ref = fail.remote(KeyError, "gone")
     for _ in range(2):
         with pytest.raises(KeyError, match="gone"):
             ray.get(ref)
@@ -93,7 +93,7 @@ def test_a_failed_dependency_fails_the_tasks_that_need_it_and_they_never_run(
         ran.touch()
         return value, more
 
-    failed = fail.remote(OutOfTeaError(1, kind="mate"))
+    failed = fail.remote(OutOfTeaError, 1, kind="mate")
     chain = use.remote(use.remote(use.remote(failed)))
     by_name = use.remote(1, more=failed)
     for ref in (chain, by_name):
@@ -112,7 +112,7 @@ def test_a_failed_ref_inside_a_container_fails_nobody_who_does_not_ask() -> None
             return f"made {error.kind} instead"
         return "unreachable"
 
-    assert ray.get(ask.remote([fail.remote(OutOfTeaError(2, kind="rooibos"))])) == (
+    assert ray.get(ask.remote([fail.remote(OutOfTeaError, 2, kind="rooibos")])) == (
         "made rooibos instead"
     )
 
@@ -122,7 +122,7 @@ def test_an_error_that_passes_through_tasks_stays_what_it_was() -> None:
     def pass_on(refs: list[ray.ObjectRef[Any]]) -> Any:
         return ray.get(refs[0])
 
-    ref = fail.remote(OutOfTeaError(4, kind="sencha"))
+    ref = fail.remote(OutOfTeaError, 4, kind="sencha")
     for _ in range(3):
         ref = pass_on.remote([ref])
     with pytest.raises(OutOfTeaError, match="4 cups") as raised:
@@ -148,13 +148,13 @@ def test_an_exception_that_cannot_be_pickled_still_tells_its_story() -> None:
 
 def test_a_large_exception_arrives_whole() -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - its argument is compared below
-        ray.get(fail.remote(ValueError(bytes(1_000_000))))
+        ray.get(fail.remote(ValueError, bytes(1_000_000)))
     assert raised.value.args == (bytes(1_000_000),)
 
 
 def test_a_keyboard_interrupt_in_a_task_is_no_interrupt_of_the_driver() -> None:
     with pytest.raises(RayTaskError, match="KeyboardInterrupt"):
-        ray.get(fail.remote(KeyboardInterrupt()))
+        ray.get(fail.remote(KeyboardInterrupt))
 
 
 def test_an_error_in_a_coroutine_is_an_error_of_the_task() -> None:
