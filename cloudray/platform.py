@@ -8,6 +8,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the name of the place, not a predictable file
@@ -32,10 +34,13 @@ def socket_folder() -> Path:
     return folder
 
 
-def monotonic_s() -> float:
-    """Seconds on a clock that runs through suspend where the system has one."""
+def _monotonic_clock() -> Callable[[], float]:
     clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
+    return time.monotonic if clock is None else partial(time.clock_gettime, clock)
+
+
+#: Seconds on a clock that runs through suspend where the system has one.
+monotonic_s = _monotonic_clock()
 
 
 def die_with_parent() -> None:

@@ -27,13 +27,11 @@ class Charity:
         dispatcher: Dispatcher,
         holdings: Holdings,
         clock: Callable[[], float],
-        ring: Callable[[str], None],
     ) -> None:
         self._io = io
         self._dispatcher = dispatcher
         self._holdings = holdings
         self._clock = clock
-        self._ring = ring
         self._submitter = ids.new_id()
         self._number = 0
 
@@ -78,12 +76,11 @@ class Charity:
         held.busy = True
         self._io.run(
             sharing.give_away(held.journal, part, name, claim=held.claim),
-            partial(self._given, held, name),
+            partial(self._given, held),
         )
 
-    def _given(self, held: Held, name: QueueName, fresh: list[int]) -> None:
+    def _given(self, held: Held, fresh: list[int]) -> None:
         held.busy = False
         self._holdings.learned(held, fresh)
-        self._ring(name.stem)
         if not held.dropped:
             self._holdings.consider(held)

@@ -86,7 +86,7 @@ class Agent:
         self._discovery = Discovery(
             io, self.id, total, dispatcher, holdings, settings.lease_s, clock, rng
         )
-        self._charity = Charity(io, dispatcher, holdings, clock, lambda _stem: None)
+        self._charity = Charity(io, dispatcher, holdings, clock)
         self._gateway = Gateway(
             io,
             self._functions,

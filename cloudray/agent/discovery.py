@@ -67,6 +67,7 @@ class Discovery:
         self._candidates: dict[bytes, Candidate] = {}
         self._claiming: set[bytes] = set()
         self._unfit: set[bytes] = set()
+        self._fits: dict[str, tuple[bool, bool]] = {}
         #: claim key -> agent that it names
         self._holders: dict[str, str] = {}
         #: agent -> the batches it holds, with their claim numbers
@@ -79,11 +80,10 @@ class Discovery:
         """Whether other agents hold batches, so that their heartbeats matter."""
         return bool(self._watched)
 
-    def heard(self, stems: tuple[str, ...]) -> None:
+    def heard(self, names: tuple[QueueName, ...]) -> None:
         """A bell rang for these batches."""
-        for stem in stems:
-            name = layout.parse_stem(stem)
-            if name is not None and name.batch not in self._candidates:
+        for name in names:
+            if name.batch not in self._candidates:
                 self._offer(Candidate(name, 1))
         self.claim()
 
@@ -98,10 +98,20 @@ class Discovery:
             self._holdings.has(batch)
             or batch in self._claiming
             or batch in self._unfit
-            or not demand.may_host(candidate.name.klass, self._total)
+            or not self._fit(candidate.name.klass)[0]
         )
         if not known:
             self._candidates[batch] = candidate
+
+    def _fit(self, klass: str) -> tuple[bool, bool]:
+        """Whether some batch of a class may fit this machine, and whether every one does."""
+        known = self._fits.get(klass)
+        if known is None:
+            known = self._fits[klass] = (
+                demand.may_host(klass, self._total),
+                demand.is_exact(klass, self._total),
+            )
+        return known
 
     # -- claiming ----------------------------------------------------------------------------
 
@@ -114,7 +124,7 @@ class Discovery:
             name = candidate.name
             del self._candidates[name.batch]
             self._claiming.add(name.batch)
-            exact = demand.is_exact(name.klass, self._total)
+            exact = self._fit(name.klass)[1]
             waiting = self._holdings.waiting_tasks >= MAX_WAITING_TASKS
             if exact and (candidate.urgent or not waiting):
                 self._io.run(

@@ -107,7 +107,7 @@ class Gateway:
             self.drivers.add(driver)
             connection.send(self._greeting())
         elif isinstance(message, m.Ring):
-            self._discovery.heard(message.stems)
+            self._discovery.heard(message.names)
         elif isinstance(message, m.Ask):
             payload = msgspec.msgpack.encode(self._ledger.as_dict())
             connection.send(m.Answer(message.request, payload))

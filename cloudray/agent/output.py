@@ -11,7 +11,7 @@ from collections.abc import Callable
 from cloudray.protocol.messages import Line
 
 _MARK = re.compile(rb"\x00\x01(\d+) ([^\x02]*)\x02")
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 15
 #: A line longer than this is passed on in pieces.
 _MAX_LINE_BYTES = 1 << 16
 #: How many last lines of an executor are kept for the message about its death.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import shutil
@@ -98,6 +99,9 @@ async def _serve(spec: AgentSpec, place: Place) -> None:
     server = await asyncio.get_running_loop().create_unix_server(
         agent.connection_factory, sock=place.listener
     )
+    # What is loaded stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     try:
         await agent.run(stop)
     finally:

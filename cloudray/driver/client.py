@@ -299,7 +299,7 @@ class DriverClient:
             journal = Journal(name.batch, name.size, once=batch.once)
             self._results.journals[name.batch] = self._open[name.batch] = journal
         drive(self.store, claims.submit(name, batch))
-        self._peers.send(m.Ring((name.stem,)))
+        self._peers.send(m.Ring((name,)))
 
     def _anchor_of(self, batch: bytes) -> Anchor:
         anchor = self._anchors.get(batch)

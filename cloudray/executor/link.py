@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from cloudray.protocol.messages import Message, Unpacker, pack
 
-_READ_BYTES = 1 << 18
+#: Above what malloc takes from its heap, every read would map and unmap memory.
+_READ_BYTES = 1 << 15
 
 
 class Link:

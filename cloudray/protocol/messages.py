@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from cloudray.protocol.records import Batch, Job, Shape
+from cloudray.store.layout import QueueName
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -26,9 +27,9 @@ class Attach(_Message, frozen=True):
 
 
 class Ring(_Message, frozen=True):
-    """New batches are in the queue, by their stems."""
+    """New batches are in the queue."""
 
-    stems: tuple[str, ...]
+    names: tuple[QueueName, ...]
 
 
 class Look(_Message, frozen=True):

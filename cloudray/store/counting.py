@@ -135,16 +135,16 @@ class Counting(Wrapper):
         return answer
 
     def _count(self, op: Op) -> None:
+        kind = _SINGLE.get(type(op))
+        if kind is not None:
+            self.ledger.add(kind)
+            return
         match op:
-            case Create():
-                self.ledger.add("put")
             case Put():
                 self.ledger.add("put", _uploads(size_of(op.body)))
             case Adopt():
                 size_bytes = op.path.stat().st_size if op.path.exists() else 0
                 self.ledger.add("put", _uploads(size_bytes))
-            case Get() | Head():
-                self.ledger.add("get")
             case GetMany():
                 self.ledger.add("get", len(op.keys))
             case List():
@@ -155,6 +155,10 @@ class Counting(Wrapper):
     def _count_pages(self, op: Op, answer: Any) -> None:
         if isinstance(op, List) and len(answer) > KEYS_PER_REQUEST:
             self.ledger.add("list", (len(answer) - 1) // KEYS_PER_REQUEST)
+
+
+#: Operations that are always one request.
+_SINGLE: dict[type, str] = {Create: "put", Get: "get", Head: "get"}
 
 
 def _uploads(size_bytes: int) -> int:

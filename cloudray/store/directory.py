@@ -51,6 +51,22 @@ class _LargeFileError(Exception):
     """Tells `perform_async` to leave a read to a thread."""
 
 
+class _Process:
+    """This process's number, without a system call each time it is wanted."""
+
+    def __init__(self) -> None:
+        self.note()
+
+    def note(self) -> None:
+        """Find out; again in a forked child."""
+        self.pid = os.getpid()
+
+
+_process = _Process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_process.note)
+
+
 class DirectoryStore(Store):
     """Keys are the files under `root`.
 
@@ -253,7 +269,7 @@ class DirectoryStore(Store):
         return temp
 
     def _new_name(self) -> str:
-        return f"{self._temp_stem}.{os.getpid()}.{next(self._serial)}"
+        return f"{self._temp_stem}.{_process.pid}.{next(self._serial)}"
 
     def _replace(self, source: str, key: str) -> None:
         """Move a file to a key, whatever is there."""

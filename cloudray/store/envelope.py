@@ -53,9 +53,27 @@ class RecordError(Exception):
     """A stored record that this version cannot read: the message says which and why."""
 
 
+_NONCE_BYTES = 16
+#: Random bytes are drawn for many nonces at once: the system call costs more than the rest.
+_DRAWN_BYTES = 256 * _NONCE_BYTES
+_nonces: list[bytes] = []
+
+
 def new_nonce() -> bytes:
     """Sixteen random bytes that name one write."""
-    return os.urandom(16)
+    try:
+        return _nonces.pop()
+    except IndexError:
+        drawn = os.urandom(_DRAWN_BYTES)
+        _nonces.extend(
+            drawn[at : at + _NONCE_BYTES] for at in range(_NONCE_BYTES, _DRAWN_BYTES, _NONCE_BYTES)
+        )
+        return drawn[:_NONCE_BYTES]
+
+
+# Parent and child must never give two writes the same nonce.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_nonces.clear)
 
 
 def header(kind: Kind, nonce: bytes) -> bytes:

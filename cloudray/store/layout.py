@@ -27,7 +27,7 @@ QUEUE = "queue/"
 AGENTS = "agents/"
 
 
-class QueueName(msgspec.Struct, frozen=True):
+class QueueName(msgspec.Struct, frozen=True, array_like=True):
     """A batch as its queue entry names it: enough to decide without reading it."""
 
     #: Python minor, CPUs and memory, e.g. ``py311-cpu1-m0``
