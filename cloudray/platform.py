@@ -14,6 +14,7 @@ from pathlib import Path
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the name of the place, not a predictable file
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 
 
 def memory_folder() -> Path:
@@ -46,9 +47,19 @@ monotonic_s = _monotonic_clock()
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies, where it can be asked."""
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - only executors need it, and only on Linux
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+def name_process(name: str) -> None:
+    """Show this name in `ps` and `top`, where that can be set; at most 15 characters count."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_NAME, name.encode())
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    import ctypes  # only executors need it, and only on Linux
+
+    ctypes.CDLL(None, use_errno=True).prctl(option, value)
 
 
 def forks_cleanly() -> bool:

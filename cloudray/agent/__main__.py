@@ -6,6 +6,7 @@ finish. A second SIGTERM, or the end of the driver of an embedded cluster, stops
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -34,14 +35,19 @@ def main() -> int:
     spool = folder / "spool"
     spool.mkdir(exist_ok=True)
     listener = _listen(spec.listen_fd, folder)
-    ahead = None
+    ahead, zygote = None, 0
     if platform.forks_cleanly():
         request, output = request_start(spool, {})
-        control = fork_zygote(listener.getsockname(), request, output.write)
+        zygote, control = fork_zygote(listener.getsockname(), request, output.write)
         ahead = (control, request, output)
     from cloudray.agent.serve import Place, run
 
-    return run(spec, Place(folder, spool, listener, private, ahead))
+    try:
+        return run(spec, Place(folder, spool, listener, private, ahead))
+    finally:
+        if ahead is not None:
+            ahead[0].close()
+            os.waitpid(zygote, 0)
 
 
 def _parse_command_line() -> AgentSpec:

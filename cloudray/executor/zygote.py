@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from cloudray.platform import die_with_parent
+from cloudray.platform import die_with_parent, name_process
 
 _MESSAGE_BYTES = 1 << 16
 #: Standard output and error of an executor.
@@ -68,8 +68,8 @@ def request_start(spool: Path, env: dict[str, str]) -> tuple[StartRequest, Outpu
 
 def fork_zygote(
     socket_path: str, first: StartRequest, output: tuple[int, int]
-) -> socket.socket:
-    """Fork a zygote, which forks a `first` executor at once; returns the socket to ask it over.
+) -> tuple[int, socket.socket]:
+    """Fork a zygote, which forks a `first` executor at once; returns its pid and its socket.
 
     To be called while this process has a single thread and has loaded little else.
     """
@@ -79,7 +79,7 @@ def fork_zygote(
         theirs.close()
         for descriptor in output:
             os.close(descriptor)
-        return ours
+        return pid, ours
     try:
         _be_zygote(theirs, socket_path, first, output)
     except BaseException:
@@ -98,6 +98,7 @@ def _be_zygote(
     if os.getppid() != parent:
         os._exit(0)
     os.setsid()
+    name_process("cloudray-zygote")
     _keep_only({0, 1, 2, control.fileno(), *output})
     _silence_input()
     # Loaded here and not by the agent before the fork: the two load their halves side by side.
@@ -110,6 +111,7 @@ def _be_zygote(
     while True:
         body, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, _DESCRIPTORS)
         if not body:
+            _reap_all()
             os._exit(0)
         request: dict[str, Any] = msgspec.msgpack.decode(body)
         if "reap" in request:
@@ -123,6 +125,15 @@ def _be_zygote(
             _fork_executor(
                 control, socket_path, msgspec.convert(request, StartRequest), (out, err)
             )
+
+
+def _reap_all() -> None:
+    """The agent has ended its executors: leave no zombie of them to whoever adopts orphans."""
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
 
 
 def _fork_executor(
@@ -140,6 +151,7 @@ def _fork_executor(
         if os.getppid() != zygote:
             os._exit(0)
         os.setsid()
+        name_process("cloudray-exec")
         for standard, descriptor in zip((1, 2), output, strict=True):
             os.dup2(descriptor, standard)
         _keep_only({0, 1, 2})

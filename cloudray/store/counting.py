@@ -118,12 +118,17 @@ class Counting(Wrapper):
 
     def __init__(self, store: Store, ledger: Ledger) -> None:
         super().__init__(store)
+        self._raw = store.perform
         self.ledger = ledger
 
     def perform(self, op: Op) -> Any:
         """Count one operation and perform it."""
+        kind = _SINGLE.get(type(op))
+        if kind is not None:
+            self.ledger.add(kind)
+            return self._raw(op)
         self._count(op)
-        answer = self._store.perform(op)
+        answer = self._raw(op)
         self._count_pages(op, answer)
         return answer
 
