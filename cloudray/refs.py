@@ -66,7 +66,7 @@ class ObjectRef(msgspec.Struct, Generic[_T_co], frozen=True, weakref=True):
 
     def as_future(self) -> asyncio.Future[_T_co]:
         """An `asyncio.Future` on the running event loop."""
-        import asyncio  # noqa: PLC0415 - a third of the package's import time, often not needed
+        import asyncio  # a third of the package's import time, often not needed
 
         return asyncio.wrap_future(self.future())
 

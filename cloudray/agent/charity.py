@@ -50,7 +50,7 @@ class Charity:
             self._give_by_class(held, sharing.share_of(sorted(ready)))
 
     def give_everything(self) -> None:
-        """This agent is leaving: nothing that has not started should wait for it."""
+        """Give away all that has not started: this agent is leaving."""
         for held, ready in self._dispatcher.waiting_since(float("inf")).items():
             self._give_by_class(held, [index for index in sorted(ready) if held.is_fresh(index)])
 

@@ -34,9 +34,9 @@ class Connection(asyncio.Protocol):
 
     def hint(self, message: Message) -> None:
         """Send what may be lost: dropped when the peer has long not listened."""
-        if self._transport is not None:
-            if self._transport.get_write_buffer_size() < _MAX_UNREAD_BYTES:
-                self.send(message)
+        transport = self._transport
+        if transport is not None and transport.get_write_buffer_size() < _MAX_UNREAD_BYTES:
+            self.send(message)
 
     def close(self) -> None:
         """Hang up."""

@@ -151,7 +151,7 @@ class Agent:
     async def _leave(self) -> None:
         self._discovery.stopped = True
         self._dispatcher.draining = True
-        self._workers.stop()
+        await self._workers.stop()
         self._logs.flush()
         self._io.cancel()
         with contextlib.suppress(asyncio.CancelledError):

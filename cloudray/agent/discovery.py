@@ -177,9 +177,7 @@ class Discovery:
         last_claim: dict[str, int] = {}
         after = ""
         while True:
-            page: list[Entry] = await self._io.store.perform_async(
-                List(layout.QUEUE, after, _PAGE)
-            )
+            page: list[Entry] = await self._io.store.perform_async(List(layout.QUEUE, after, _PAGE))
             for entry in page:
                 parsed = layout.parse_queue(entry.key)
                 if parsed is None:
@@ -265,5 +263,3 @@ def _can_start(batch: Batch) -> Procedure[bool]:
         if ready:
             return True
     return False
-
-

@@ -413,10 +413,11 @@ class Dispatcher:
                     continue
                 if assigned.index in force:
                     worker.kill()
-                elif worker.running_ticket() == ticket:
-                    worker.send(m.Interrupt(ticket))
                 else:
-                    self._recall(worker)
+                    if worker.running_ticket() != ticket:
+                        self._recall(worker)
+                    # It may begin before the recall arrives; if not, this means nothing to it.
+                    worker.send(m.Interrupt(ticket))
 
     @property
     def busy(self) -> bool:

@@ -158,9 +158,7 @@ class Gateway:
             kind = worker.kind
             if kind is not None:
                 identifier = bytes((kind.days,)) + kind.job
-                return self._functions.upload(
-                    identifier, kind.job, message.digest, message.pickled
-                )
+                return self._functions.upload(identifier, kind.job, message.digest, message.pickled)
         return None
 
     def _written(self, message: m.Message) -> None:

@@ -11,7 +11,6 @@ from cloudray.protocol.claims import Won
 from cloudray.protocol.records import Duration, Verb, Word
 from cloudray.store.layout import QueueName
 
-
 #: The attempt of a word that an agent says in place of one: no attempt's children are its own.
 NOBODY = -1
 
@@ -61,7 +60,7 @@ class Held:
         "outbox",
         "permitted",
         "published_s",
-                "ready_since_s",
+        "ready_since_s",
         "running",
         "status",
         "timer",

@@ -183,9 +183,7 @@ class Holdings:
         held.published_s = now_s
         held.busy = True
         self._io.run(
-            journals.append(
-                held.journal, words, claim=held.claim, durations=held.take_durations()
-            ),
+            journals.append(held.journal, words, claim=held.claim, durations=held.take_durations()),
             partial(self._published, held),
         )
 
@@ -301,5 +299,3 @@ def _parents_word(parent: Parent) -> Procedure[bool]:
         return False
     won = (journal.claims[parent.index], word.attempt) == (parent.claim, parent.attempt)
     return word.verb is Verb.CANCELLED or not won
-
-

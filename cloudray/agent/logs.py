@@ -51,5 +51,3 @@ class Logs:
 
 def _put(key: str, body: bytes) -> Procedure[None]:
     yield Put(key, body)
-
-

@@ -60,14 +60,14 @@ class Resolver:
         waiting.setdefault(index, []).append((identifier, then))
 
     def hold(self, journal: Journal) -> None:
-        """This agent holds the batch from now on: its journal is folded elsewhere."""
+        """From now on this agent holds the batch: its journal is folded elsewhere."""
         batch = journal.batch
         self._held.add(batch)
         self.results.journals[batch] = journal
         self.decided(batch, list(journal.decided))
 
     def let_go(self, batch: bytes) -> None:
-        """This agent no longer holds the batch."""
+        """The batch is held here no longer."""
         self._held.discard(batch)
         if self._waiting.get(batch):
             self._io.spawn(self._poll(batch))

@@ -57,7 +57,7 @@ def run(spec: AgentSpec, place: Place) -> int:
         with runner:
             runner.run(_serve(spec, place))
     except (StoreError, ValueError) as error:
-        print(f"cloudray.agent: {error}", file=sys.stderr)
+        sys.stderr.write(f"cloudray.agent: {error}\n")
         return 1
     finally:
         if place.private is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -79,13 +80,13 @@ class FreshStarter:
 class ZygoteStarter:
     """Asks a zygote to fork; turns to fresh interpreters if it should die."""
 
-    def __init__(self, control: Any, instead: FreshStarter) -> None:
+    def __init__(self, control: socket.socket, instead: FreshStarter) -> None:
         self._control = control
         self._instead = instead
         self._dead = False
         self._starting: dict[str, Callable[[int], None]] = {}
         self._reaping: dict[int, Callable[[int], None]] = {}
-        control.setblocking(False)
+        control.settimeout(0)
         asyncio.get_running_loop().add_reader(control.fileno(), self._answers)
 
     def expect(self, token: str, on_pid: Callable[[int], None]) -> None:
@@ -96,8 +97,6 @@ class ZygoteStarter:
         self, request: StartRequest, output: tuple[int, int], on_pid: Callable[[int], None]
     ) -> None:
         """Ask for one."""
-        import socket
-
         if self._dead or needs_fresh_interpreter(request.env):
             self._instead.start(request, output, on_pid)
             return

@@ -28,6 +28,8 @@ from cloudray.protocol import messages as m
 from cloudray.protocol.demand import Demand
 
 _log = logging.getLogger(__name__)
+#: How long a killed executor may take to be gone.
+_DYING_S = 10.0
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -122,6 +124,7 @@ class Workers:
         self.starting: dict[Kind, int] = {}
         self._blank: list[Worker] = []
         self._tickets = 0
+        self._empty = asyncio.Event()
 
     def next_ticket(self) -> int:
         """A number for a call that no other call of this agent has."""
@@ -227,10 +230,14 @@ class Workers:
                     worker.leaving = True
                     worker.send(m.Leave())
 
-    def stop(self) -> None:
-        """Kill all executors."""
+    async def stop(self) -> None:
+        """Kill all executors, and wait until they are gone."""
         for worker in self.all:
             worker.kill()
+        self._empty.clear()
+        if self.all:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), _DYING_S)
 
     def _watch(self, worker: Worker, progress_path: Path) -> None:
         loop = asyncio.get_running_loop()
@@ -265,6 +272,8 @@ class Workers:
             if worker in waiting:
                 waiting.remove(worker)
         self._on_gone(worker, returncode)
+        if not self.all:
+            self._empty.set()
 
 
 def _environment(env_vars: tuple[tuple[str, str], ...]) -> dict[str, str]:

@@ -163,9 +163,7 @@ class DriverClient:
     ) -> Any:
         """Buffer a call; stored when its batch is full, when somebody waits, or soon."""
         with self._lock:
-            batch, index = self._buffer.add(
-                call, arguments, arguments_id, depends_on, contains
-            )
+            batch, index = self._buffer.add(call, arguments, arguments_id, depends_on, contains)
             last = self._last_anchor
             if last is not None and last[0] == batch:
                 anchor = last[1]
@@ -544,5 +542,3 @@ def _first(
             if len(found) == count:
                 break
     return found
-
-

@@ -47,9 +47,7 @@ class Printer:
             now_s = self._clock()
             self._release(now_s)
             for line in lines:
-                words = " ".join(
-                    word for word in line.text.split() if not _HAS_NUMBER.search(word)
-                )
+                words = " ".join(word for word in line.text.split() if not _HAS_NUMBER.search(word))
                 key = (line.is_error, words)
                 seen = self._repeated.get(key)
                 if not words or not self._fold:

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cloudray import ids
 from cloudray.driver.embedded import EmbeddedCluster, Offer
@@ -19,8 +18,6 @@ from cloudray.protocol.nodes import heartbeats
 from cloudray.protocol.records import Job, seal
 from cloudray.store import Counting, Ledger, Put, Reliable, drive, layout, open_store
 from cloudray.store.probe import probe
-if TYPE_CHECKING:
-    from cloudray.driver.client import DriverClient
 
 #: How long an agent may take to start on a slow machine.
 _START_S = 60.0

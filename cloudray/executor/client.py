@@ -21,6 +21,7 @@ from cloudray.protocol.records import Batch, Parent, Shape
 from cloudray.refs import ObjectRef
 from cloudray.store import envelope
 from cloudray.store.layout import QueueName
+from cloudray.values.futures import Settler
 from cloudray.values.outcomes import Outcome, refs_of, settle, timed_out, value_of
 
 #: An executor knows nothing of other agents, so it sizes unmeasured batches as for one.
@@ -67,6 +68,7 @@ class ExecutorClient:
         self._outcomes: dict[bytes, Outcome] = {}
         self._wanted: set[bytes] = set()
         self._futures: dict[bytes, list[tuple[Attempt, Future[Any]]]] = {}
+        self._settler = Settler()
         self._uploaded: set[str] = set()
         #: threads that are waiting, of this attempt or left over from earlier ones
         self._waiting = 0
@@ -137,7 +139,7 @@ class ExecutorClient:
                 self._answers[message.request] = message.payload
             self._changed.notify_all()
         for future, outcome in settled:
-            settle(future, outcome)
+            self._settler.settle(future, outcome)
 
     # -- context.Client --------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ import os
 import pickle
 import socket
 import time
-from types import CoroutineType
 from collections.abc import Callable, Sequence
+from types import CoroutineType
 from typing import Any
 
 from cloudray.causes import format_traceback

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import mmap
 import os
 import queue
@@ -12,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 from typing import NoReturn
 
 from cloudray import context
@@ -126,7 +124,7 @@ class Executor:
     def _exit(self, leaving: SystemExit) -> NoReturn:
         """Do what `sys.exit` in a task asks for: to its agent that is the death of a process."""
         if os.getpid() == self._pid:
-            print(format_traceback(leaving), file=sys.stderr)
+            sys.stderr.write(f"{format_traceback(leaving)}\n")
             self._streams.finish()
             self._send_outcomes()
         code = leaving.code
@@ -225,6 +223,8 @@ def _forget_cluster() -> None:
 def serve(socket_path: str, token: str, progress_path: str) -> NoReturn:
     """Be an executor until the agent says that no more calls will come; does not return."""
     die_with_parent()
+    # A crash in native code says where it was, on standard error.
+    faulthandler.enable(2, all_threads=False)
     descriptor = os.open(progress_path, os.O_RDWR)
     progress = mmap.mmap(descriptor, mmap.PAGESIZE)
     os.close(descriptor)

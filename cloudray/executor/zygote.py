@@ -122,9 +122,7 @@ def _be_zygote(
             # For tasks that submit tasks. The first executor was wanted too soon to wait for it.
             import_module("cloudray.api.functions")
             out, err = descriptors
-            _fork_executor(
-                control, socket_path, msgspec.convert(request, StartRequest), (out, err)
-            )
+            _fork_executor(control, socket_path, msgspec.convert(request, StartRequest), (out, err))
 
 
 def _reap_all() -> None:

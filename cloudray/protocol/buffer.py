@@ -130,9 +130,7 @@ class SubmitBuffer:
             self._open[call.klass, call.priority] = batch
         return batch
 
-    def _order(
-        self, batch: _OpenBatch, call: Prepared, *references: Iterable[bytes]
-    ) -> _OpenBatch:
+    def _order(self, batch: _OpenBatch, call: Prepared, *references: Iterable[bytes]) -> _OpenBatch:
         for identifiers in references:
             for identifier in identifiers:
                 other = self._unstored.get(identifier[: ids.BATCH_ID_BYTES])

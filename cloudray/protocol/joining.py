@@ -17,9 +17,7 @@ def join(url: str, timing: Timing | None = None) -> Procedure[Cluster]:
     body: bytes | None = yield Get(layout.CLUSTER)
     if body is None:
         times = timing or timing_for(url)
-        fresh = seal(
-            Cluster(times.heartbeat_s, times.lease_s, times.commit_s, times.scan_s)
-        )
+        fresh = seal(Cluster(times.heartbeat_s, times.lease_s, times.commit_s, times.scan_s))
         body = yield Create(layout.CLUSTER, fresh)
         if body is None:
             body = fresh

@@ -261,15 +261,17 @@ Message = (
     | Ask
 )
 
+#: Every message is preceded by its length.
+_LENGTH_BYTES = 4
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 
 
 def pack(message: Message) -> bytes:
     """A frame: four bytes of length, then the message."""
-    body = bytearray(4)
-    _encoder.encode_into(message, body, 4)
-    body[:4] = (len(body) - 4).to_bytes(4, "little")
+    body = bytearray(_LENGTH_BYTES)
+    _encoder.encode_into(message, body, _LENGTH_BYTES)
+    body[:_LENGTH_BYTES] = (len(body) - _LENGTH_BYTES).to_bytes(_LENGTH_BYTES, "little")
     return bytes(body)
 
 
@@ -289,11 +291,11 @@ class Unpacker:
         start = 0
         view = memoryview(rest)
         try:
-            while len(rest) - start >= 4:
-                end = start + 4 + int.from_bytes(view[start : start + 4], "little")
+            while len(rest) >= (body := start + _LENGTH_BYTES):
+                end = body + int.from_bytes(view[start:body], "little")
                 if end > len(rest):
                     break
-                messages.append(_decoder.decode(view[start + 4 : end]))
+                messages.append(_decoder.decode(view[body:end]))
                 start = end
         finally:
             view.release()

@@ -130,29 +130,35 @@ class Store(ABC):
         """The local file that *is* this object, when there is one to map."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most stores hold nothing open
         """Release connections and descriptors. Idempotent."""
 
     # The verbs below only spell operations; a backend does not override them.
 
     def put(self, key: str, body: Body) -> None:
+        """Write an object, replacing what was there."""
         self.perform(Put(key, body))
 
     def get(self, key: str, start: int | None = None, end: int | None = None) -> bytes | None:
+        """Read an object, or its bytes `[start, end)`; None when it is absent."""
         found: bytes | None = self.perform(Get(key, start, end))
         return found
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Read several objects at once, in the order of the keys."""
         found: list[bytes | None] = self.perform(GetMany(tuple(keys)))
         return found
 
     def head(self, key: str) -> Entry | None:
+        """Look up the size and ETag of an object; None when it is absent."""
         found: Entry | None = self.perform(Head(key))
         return found
 
     def list(self, prefix: str, after: str = "", limit: int = 1000) -> list[Entry]:
+        """List up to `limit` objects under `prefix`, in order, that sort behind `after`."""
         found: list[Entry] = self.perform(List(prefix, after, limit))
         return found
 
     def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; absent ones are no error."""
         self.perform(Delete(tuple(keys)))

@@ -1,5 +1,7 @@
 """The header of every stored record: 64 bytes, so that what follows stays aligned for mapping.
 
+Where each field begins, and how many bytes it has:
+
     0   4  magic "CRAY"
     4   1  protocol version
     5   1  kind

@@ -47,19 +47,23 @@ def _members(value: Any, path: str) -> Iterator[tuple[str, object]]:
         for index, member in enumerate(value):
             yield f"{path}[{index}]", member
     elif isinstance(value, types.FunctionType):
-        import inspect
-
-        try:
-            free = inspect.getclosurevars(value)
-        except (TypeError, ValueError):
-            return
-        for kind, names in (("closure", free.nonlocals), ("global", free.globals)):
-            for name, member in names.items():
-                yield f"{path}'s {kind} variable '{name}'", member
-        for index, member in enumerate(value.__defaults__ or ()):
-            yield f"{path}'s default argument {index}", member
+        yield from _variables(value, path)
     elif isinstance(value, types.MethodType):
         yield f"{path}.__self__", value.__self__
     elif hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)):
         for name, member in vars(value).items():
             yield f"{path}.{name}", member
+
+
+def _variables(function: types.FunctionType, path: str) -> Iterator[tuple[str, object]]:
+    import inspect
+
+    try:
+        free = inspect.getclosurevars(function)
+    except (TypeError, ValueError):
+        return
+    for kind, names in (("closure", free.nonlocals), ("global", free.globals)):
+        for name, member in names.items():
+            yield f"{path}'s {kind} variable '{name}'", member
+    for index, member in enumerate(function.__defaults__ or ()):
+        yield f"{path}'s default argument {index}", member

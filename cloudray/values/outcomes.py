@@ -77,9 +77,7 @@ def refs_of(batch: bytes, index: int, num_returns: int, anchor: Anchor | None = 
         return ObjectRef(batch + index.to_bytes(2, "big") + b"\0\0", anchor)
     if num_returns == 0:
         return None
-    return [
-        ObjectRef(ids.object_id(batch, index, number), anchor) for number in range(num_returns)
-    ]
+    return [ObjectRef(ids.object_id(batch, index, number), anchor) for number in range(num_returns)]
 
 
 def timed_out(pending: Sequence[ObjectRef[Any]], timeout_s: float) -> RayError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from cloudray.protocol.joining import join
 from cloudray.settings import Timing
 from cloudray.store import Reliable, drive, open_store
 
+#: What `ps` calls them.
+EXECUTOR, ZYGOTE = "cloudray-exec", "cloudray-zygote"
 #: Short leases, so that a round is short; long enough that a busy machine condemns nobody alive.
 TIMING = Timing(heartbeat_s=0.3, lease_s=2.0, commit_s=0.1, scan_s=0.5)
 
@@ -53,10 +56,19 @@ class Agents:
     def executors(self, agent: subprocess.Popen[bytes]) -> list[psutil.Process]:
         """The executors of an agent that are running now."""
         try:
-            found = psutil.Process(agent.pid).children()
+            family = psutil.Process(agent.pid).children(recursive=True)
+            self._seen |= {process.pid for process in family}
+            return [process for process in family if process.name() == EXECUTOR]
         except psutil.NoSuchProcess:
             return []
-        self._seen |= {process.pid for process in found}
+
+    def zygotes(self) -> list[psutil.Process]:
+        """What the living agents' executors are forked from."""
+        found = []
+        for agent in self.processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children = psutil.Process(agent.pid).children()
+                found += [process for process in children if process.name() == ZYGOTE]
         return found
 
     def stop(self) -> None:

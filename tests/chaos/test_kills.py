@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import threading
@@ -21,6 +22,8 @@ ROUNDS = 20
 TASKS = 2000
 KILLS = 6
 CPUS = 12
+#: How often not one executor is killed, but what they are all forked from.
+ZYGOTE_SHARE = 0.05
 
 
 @ray.remote(max_retries=50)
@@ -73,13 +76,14 @@ class Killer(threading.Thread):
 
     def _kill_an_executor(self) -> None:
         living = [agent for agent in self._agents.processes if agent.poll() is None]
-        executors = [one for agent in living for one in self._agents.executors(agent)]
-        if executors:
-            try:
-                self._rng.choice(executors).send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:
-                return
-            self.executors += 1
+        victims = [one for agent in living for one in self._agents.executors(agent)]
+        if self._rng.random() < ZYGOTE_SHARE:
+            # With it go all executors of its agent, which must start others without it.
+            victims = self._agents.zygotes()
+        if victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._rng.choice(victims).send_signal(signal.SIGKILL)
+                self.executors += 1
 
 
 def final_words(store: Store, after: str = "t") -> dict[tuple[str, int], int]:

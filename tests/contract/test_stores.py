@@ -21,9 +21,9 @@ from cloudray.store import (
     Put,
     Store,
     StoreError,
-    probe,
     seal,
 )
+from cloudray.store.probe import probe
 
 from .conftest import Caller
 

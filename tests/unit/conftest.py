@@ -1,7 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
 from hypothesis import settings
+
+from cloudray import context
+from tests.unit.recording import RecordingClient
 
 # No test depends on how fast the machine is.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture
+def client() -> Iterator[RecordingClient]:
+    """The current client, for the time of a test."""
+    recording = RecordingClient()
+    context.register(cast("context.Client", recording))
+    yield recording
+    context.register(None)

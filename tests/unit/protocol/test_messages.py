@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from cloudray.protocol import messages
 from cloudray.protocol.messages import Message, Unpacker, pack
 from cloudray.protocol.records import Batch, Job, Parent, Shape, Task
+from cloudray.store.layout import QueueName
 from tests.unit.protocol.builders import BATCH_ID, batch_of
 
 SHAPE = Shape("f" * 64, "task", 2, {"CPU": 5000}, -1, b"pickled", 3, {"A": "b"})
@@ -24,7 +25,7 @@ BATCH = Batch(
 
 EXAMPLES: list[Message] = [
     messages.Attach(b"job.......", want_logs=True),
-    messages.Ring(("queue/a", "queue/b")),
+    messages.Ring((QueueName("py311-cpu1-m0", 5, BATCH_ID, 2, 7),)),
     messages.Look((BATCH_ID,)),
     messages.Greeting("agent", {"CPU": 20_000}),
     messages.Published(BATCH_ID, 3),

@@ -24,9 +24,9 @@ from cloudray.store import (
     Store,
     StoreError,
     TransientStoreError,
-    probe,
 )
 from cloudray.store.directory import ABANDONED_S, THREAD_BYTES
+from cloudray.store.probe import probe
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from cloudray.store import (
     Reliable,
     StoreError,
     TransientStoreError,
-    probe,
 )
+from cloudray.store.probe import probe
 
 KEPT = Entry("kept", 0, "1")
 
