@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("cloudray")
 _session: Session | None = None
+#: For tasks that submit tasks.
+PUBLIC_CALLS = "cloudray.api.functions"
 _AUTO = ("RAY_ENABLE_AUTO_CONNECT", "CLOUDRAY_ENABLE_AUTO_CONNECT")
 #: What Ray's `init` takes and has no meaning without a head node.
 _ACCEPTED = frozenset(
@@ -129,7 +131,7 @@ def init(
 
     _session = Session(
         address,
-        Offer(num_cpus, num_gpus, memory, resources),
+        Offer(num_cpus, num_gpus, memory, resources, preload=(PUBLIC_CALLS,)),
         namespace=namespace or "",
         log_to_driver=log_to_driver,
     )

@@ -18,7 +18,7 @@ from cloudray.context import Anchor
 from cloudray.driver.peers import Peer, Peers
 from cloudray.driver.printing import Printer
 from cloudray.driver.pump import Pump
-from cloudray.exceptions import ObjectLostError
+from cloudray.exceptions import ObjectLostError, RaySystemError
 from cloudray.protocol import claims
 from cloudray.protocol import journal as journals
 from cloudray.protocol import messages as m
@@ -35,6 +35,7 @@ from cloudray.store import Ledger, Put, Store, drive, envelope, layout
 from cloudray.store.envelope import HEADER_BYTES
 from cloudray.store.layout import QueueName
 from cloudray.values import codec
+from cloudray.values.futures import Settler
 from cloudray.values.outcomes import (
     Outcome,
     refs_of,
@@ -91,6 +92,7 @@ class DriverClient:
         self._dropped: deque[bytes] = deque()
         self._lost_batches: dict[bytes, Word] = {}
         self._futures: dict[bytes, list[Future[Any]]] = {}
+        self._settler = Settler()
         self._printer = Printer()
         self._on_agent_lost = on_agent_lost
         self._peers = Peers(job.id, want_logs=log_to_driver, on_lost=self._lost)
@@ -133,6 +135,11 @@ class DriverClient:
         self.flush()
         self.closed = True
         self._pump.close()
+        self._settler.close()
+        left = [future for futures in self._futures.values() for future in futures]
+        for future in left:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(RaySystemError("the cluster was left before the value came"))
         for _, message in self._peers.wait(0.0):
             if isinstance(message, m.Printed):
                 self._printer.take(message.lines)
@@ -440,7 +447,7 @@ class DriverClient:
                 continue
             outcome = self._outcome(identifier, word)
             for future in self._futures.pop(identifier):
-                settle(future, outcome)
+                self._settler.settle(future, outcome)
         if not self._futures:
             self._pump.eager = False
 

@@ -30,6 +30,8 @@ class Offer(msgspec.Struct, frozen=True):
     #: bytes
     memory: float | None = None
     resources: Mapping[str, float] | None = None
+    #: modules that tasks are likely to use
+    preload: tuple[str, ...] = ()
 
 
 class EmbeddedCluster:
@@ -71,6 +73,7 @@ class EmbeddedCluster:
                 offer.num_gpus or 0.0,
                 offer.memory,
                 dict(offer.resources or {}),
+                preload=offer.preload,
                 listen_fd=listener.fileno(),
                 lifeline_fd=read_end,
                 folder=str(self.folder),

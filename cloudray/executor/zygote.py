@@ -67,9 +67,11 @@ def request_start(spool: Path, env: dict[str, str]) -> tuple[StartRequest, Outpu
 
 
 def fork_zygote(
-    socket_path: str, first: StartRequest, output: tuple[int, int]
+    socket_path: str, first: StartRequest, output: tuple[int, int], preload: tuple[str, ...]
 ) -> tuple[int, socket.socket]:
     """Fork a zygote, which forks a `first` executor at once; returns its pid and its socket.
+
+    It loads the modules `preload` before it forks another.
 
     To be called while this process has a single thread and has loaded little else.
     """
@@ -81,7 +83,7 @@ def fork_zygote(
             os.close(descriptor)
         return pid, ours
     try:
-        _be_zygote(theirs, socket_path, first, output)
+        _be_zygote(theirs, socket_path, first, output, preload)
     except BaseException:
         traceback.print_exc()
         raise
@@ -91,7 +93,11 @@ def fork_zygote(
 
 
 def _be_zygote(
-    control: socket.socket, socket_path: str, first: StartRequest, output: tuple[int, int]
+    control: socket.socket,
+    socket_path: str,
+    first: StartRequest,
+    output: tuple[int, int],
+    preload: tuple[str, ...],
 ) -> NoReturn:
     parent = os.getppid()
     die_with_parent()
@@ -119,8 +125,9 @@ def _be_zygote(
             status = os.waitstatus_to_exitcode(status)
             control.send(msgspec.msgpack.encode({"pid": request["reap"], "status": status}))
         else:
-            # For tasks that submit tasks. The first executor was wanted too soon to wait for it.
-            import_module("cloudray.api.functions")
+            # The first executor was wanted too soon to wait for these.
+            for module in preload:
+                import_module(module)
             out, err = descriptors
             _fork_executor(control, socket_path, msgspec.convert(request, StartRequest), (out, err))
 
