@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from pathlib import Path
 
 _LOCK = "lock"
@@ -20,14 +19,19 @@ class PrivateFolder:
 
     def __init__(self, base: Path, prefix: str) -> None:
         sweep(base, prefix)
-        self.path = base / f"{prefix}{os.getpid()}-{os.urandom(4).hex()}"
-        self.path.mkdir(mode=0o700)
+        name = f"{prefix}{os.getpid()}-{os.urandom(4).hex()}"
+        # It is locked before it bears a name that others sweep.
+        hidden = base / f".{name}"
+        hidden.mkdir(mode=0o700)
         #: to be passed on to children that use the folder
-        self.lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        self.lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.path = hidden.rename(base / name)
 
     def remove(self) -> None:
         """Remove the folder and all that is in it. Idempotent."""
+        import shutil  # when a process ends, so that it starts sooner
+
         shutil.rmtree(self.path, ignore_errors=True)
         if self.lock >= 0:
             os.close(self.lock)
@@ -45,6 +49,8 @@ def sweep(base: Path, prefix: str) -> None:
         try:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                import shutil
+
                 shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(descriptor)

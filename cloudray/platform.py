@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -21,17 +20,32 @@ def memory_folder() -> Path:
     """Where embedded clusters live: shared memory where there is some, else the temp folder."""
     if _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK):
         return _SHARED_MEMORY
+    return _temp_folder()
+
+
+def _temp_folder() -> Path:
+    import tempfile  # loads more than the rest of this module
+
     return Path(tempfile.gettempdir())
 
 
 def socket_folder() -> Path:
-    """A folder for Unix sockets whose path is short and which only this user can enter."""
+    """A folder for Unix sockets whose path is short and which only this user can enter.
+
+    Raises `PermissionError` when somebody else made a folder of its name, or can enter it.
+    """
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.access(base, os.W_OK):
         folder = Path(base) / "cloudray"
     else:
-        folder = Path(tempfile.gettempdir()) / f"cloudray-{os.getuid()}"
+        folder = _temp_folder() / f"cloudray-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(
+            f"{folder} is not this user's alone, so whoever else can enter it could run code as "
+            "this user. Remove it, or set XDG_RUNTIME_DIR to a private folder."
+        )
     return folder
 
 

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import random
-import shutil
 import signal
 import socket
 import sys
@@ -64,6 +63,8 @@ def run(spec: AgentSpec, place: Place) -> int:
             place.private.remove()
             sweep(platform.socket_folder(), "agent-")
         else:
+            import shutil
+
             # An embedded cluster's folder goes as a whole, whoever of driver and agent is last.
             shutil.rmtree(place.folder, ignore_errors=True)
     return 0
