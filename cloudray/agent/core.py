@@ -83,6 +83,7 @@ class Agent:
         dispatcher.let_go = holdings.drop
         self._logs = Logs(io, self.id, lambda job, lines: self._gateway.printed(job, lines))
         dispatcher.log_folder = self._logs.folder
+        dispatcher.flush_logs = self._logs.flush
         self._discovery = Discovery(
             io, self.id, total, dispatcher, holdings, settings.lease_s, clock, rng
         )

@@ -379,6 +379,8 @@ class Dispatcher:
                 self._publish(held)
 
     def _crashed(self, held: Held, index: int, attempts: int) -> None:
+        # The error says where the log is: what it printed last should be there by then.
+        self.flush_logs()
         shape = held.known_of(index).shape
         death = held.last_death.get(index)
         error = WorkerCrashedError(
@@ -400,6 +402,8 @@ class Dispatcher:
         return self.log_folder(held.job)
 
     log_folder: Callable[[bytes], str]
+    #: store what has been printed so far
+    flush_logs: Callable[[], None]
     #: another agent holds this batch now
     let_go: Callable[[Held], None]
 

@@ -91,7 +91,8 @@ class DriverClient:
         self._last_anchor: tuple[bytes, Anchor] | None = None
         self._dropped: deque[bytes] = deque()
         self._lost_batches: dict[bytes, Word] = {}
-        self._futures: dict[bytes, list[Future[Any]]] = {}
+        #: with each future its ref, which keeps the batch from being forgotten
+        self._futures: dict[bytes, list[tuple[ObjectRef[Any], Future[Any]]]] = {}
         self._settler = Settler()
         self._printer = Printer()
         self._on_agent_lost = on_agent_lost
@@ -136,8 +137,8 @@ class DriverClient:
         self.closed = True
         self._pump.close()
         self._settler.close()
-        left = [future for futures in self._futures.values() for future in futures]
-        for future in left:
+        left = [pair for pairs in self._futures.values() for pair in pairs]
+        for _, future in left:
             if future.set_running_or_notify_cancel():
                 future.set_exception(RaySystemError("the cluster was left before the value came"))
         for _, message in self._peers.wait(0.0):
@@ -226,7 +227,7 @@ class DriverClient:
             self._buffer.flush()
             word = self._find(ref.id)
             if word is None:
-                self._futures.setdefault(ref.id, []).append(future)
+                self._futures.setdefault(ref.id, []).append((ref, future))
                 self._pump.eager = True
                 if ids.index_of(ref.id) != ids.PUT_INDEX:
                     self._follow(ref.id)
@@ -446,7 +447,7 @@ class DriverClient:
             if word is None:
                 continue
             outcome = self._outcome(identifier, word)
-            for future in self._futures.pop(identifier):
+            for _, future in self._futures.pop(identifier):
                 self._settler.settle(future, outcome)
         if not self._futures:
             self._pump.eager = False

@@ -100,9 +100,7 @@ def test_a_folder_whose_process_was_killed_is_swept(
     assert not path.exists()
 
 
-def test_the_next_folder_that_is_made_sweeps(
-    holder: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_the_next_folder_that_is_made_sweeps(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     path = folder_of(holder)
     holder.kill()
     holder.wait()
