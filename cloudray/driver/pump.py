@@ -51,8 +51,9 @@ class Pump:
         self._thread.start()
 
     def stir(self) -> None:
-        """Something was submitted while all was quiet."""
+        """Something was submitted while all was quiet, or somebody waits for a future."""
         self.quiet = False
+        self._stirred.set()
         self._wake()
 
     def run_until(self, ready: Callable[[], bool], deadline_s: float | None) -> bool:
@@ -88,6 +89,10 @@ class Pump:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def _rest(self, timeout_s: float) -> None:
+        if self._stirred.wait(timeout_s):
+            self._stirred.clear()
+
     def _background(self) -> None:
         busy_s = time.monotonic()
         while not self._closed:
@@ -96,14 +101,14 @@ class Pump:
             if self._waiting:
                 # The waiters listen, and `turn` sees to what is due.
                 busy_s = time.monotonic()
-                self._stirred.wait(_TURN_S)
+                self._rest(_TURN_S)
                 continue
             self.quiet = quiet = time.monotonic() - busy_s > _QUIET_S
             if quiet and self._tick():
                 # Submitted between the last look and `quiet`: nobody will wake us for it.
                 self.quiet = quiet = False
             if not quiet and not self.eager:
-                self._stirred.wait(_TICK_S)
+                self._rest(_TICK_S)
             if self._leading.acquire(blocking=False):
                 try:
                     self._turn(1.0 if quiet else _TICK_S if self.eager else 0.0)
@@ -113,4 +118,4 @@ class Pump:
                 with self._changed:
                     self._changed.notify_all()
             else:
-                self._stirred.wait(_TICK_S)
+                self._rest(_TICK_S)
