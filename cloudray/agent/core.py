@@ -55,6 +55,7 @@ class Agent:
         *,
         clock: Callable[[], float],
         rng: random.Random,
+        dead: tuple[str, ...] = (),
     ) -> None:
         self.id = ids.to_text(ids.new_timed_id())
         self._store = store
@@ -71,6 +72,7 @@ class Agent:
         self._beat = 0
         self._beaten_s = clock()
         self._draining = False
+        self._dead = dead
         #: agents whose heartbeats were there at the last look
         self._others: set[str] = set()
         self._holdings = holdings = Holdings(
@@ -85,7 +87,7 @@ class Agent:
         dispatcher.log_folder = self._logs.folder
         dispatcher.flush_logs = self._logs.flush
         self._discovery = Discovery(
-            io, self.id, total, dispatcher, holdings, settings.lease_s, clock, rng
+            io, self.id, total, dispatcher, holdings, settings.lease_s, clock, rng, dead
         )
         self._charity = Charity(io, dispatcher, holdings, clock)
         self._gateway = Gateway(
@@ -118,6 +120,9 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then give back what has not started, and end the rest."""
         await self._heartbeat()
+        if self._dead:
+            keys = tuple(layout.agent(agent) for agent in self._dead)
+            await self._store.perform_async(Delete(keys))
         loops = [
             asyncio.create_task(loop)
             for loop in (

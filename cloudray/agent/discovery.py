@@ -54,6 +54,7 @@ class Discovery:
         lease_s: float,
         clock: Callable[[], float],
         rng: random.Random,
+        dead: tuple[str, ...] = (),
     ) -> None:
         self._io = io
         self._agent = agent
@@ -63,6 +64,8 @@ class Discovery:
         self._lease_s = lease_s
         self._clock = clock
         self._rng = rng
+        #: agents that are known to have ended
+        self._dead = frozenset(dead)
         self._observer = Observer(lease_s)
         self._candidates: dict[bytes, Candidate] = {}
         self._claiming: set[bytes] = set()
@@ -214,7 +217,7 @@ class Discovery:
     def _seen(self, name: QueueName, number: int, holder: str) -> None:
         if self._holdings.has(name.batch) or name.batch in self._claiming:
             return
-        if not holder or holder == self._agent:
+        if not holder or holder == self._agent or holder in self._dead:
             # Given back; or ours, and we know nothing of it: then it is as good as given back.
             self._offer(Candidate(name, number + 1))
         else:

@@ -88,6 +88,7 @@ async def _serve(spec: AgentSpec, place: Place) -> None:
         starter,
         clock=platform.monotonic_s,
         rng=random.Random(),
+        dead=spec.dead,
     )
     if place.ahead is not None and isinstance(starter, ZygoteStarter):
         _, request, output = place.ahead

@@ -19,6 +19,8 @@ class AgentSpec(msgspec.Struct, frozen=True):
     #: how long running tasks may take to finish after SIGTERM, in seconds
     drain_timeout_s: float = 30.0
     logging_level: str = "WARNING"
+    #: agents whose end was seen by who starts this one: nobody need wait out their leases
+    dead: tuple[str, ...] = ()
     #: modules that executors should find loaded
     preload: tuple[str, ...] = ()
     #: a listening Unix socket that the agent inherits; None: it makes its own

@@ -41,7 +41,7 @@ def pickle_function(function: Callable[..., Any], name: str) -> bytes:
             f"The remote function {name} is very large ({size_mib:.0f} MiB). Check that its "
             "definition is not implicitly capturing a large array or other object in scope. "
             "Tip: use cloudray.put() to put large objects in the object store.",
-            stacklevel=4,
+            stacklevel=5,  # who calls `.remote()`
         )
     return pickled
 

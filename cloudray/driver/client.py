@@ -68,7 +68,7 @@ class DriverClient:
         *,
         days: int,
         log_to_driver: bool,
-        on_agent_lost: Callable[[str], None] | None = None,
+        on_agent_lost: Callable[[str, str], None] | None = None,
     ) -> None:
         self.store = store
         self.ledger = ledger
@@ -494,7 +494,7 @@ class DriverClient:
         self._looked_s = 0.0
         self._peers_s = 0.0
         if self._on_agent_lost is not None and not self.closed:
-            self._on_agent_lost(peer.address)
+            self._on_agent_lost(peer.address, peer.greeting.agent if peer.greeting else "")
 
     # -- in the background -------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ class EmbeddedCluster:
         (self.folder / "store").mkdir()
         self.address = f"file://{self.folder}/store?durable=false"
         self._owner_pid = os.getpid()
+        self._dead: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         try:
@@ -73,6 +74,7 @@ class EmbeddedCluster:
                 offer.num_gpus or 0.0,
                 offer.memory,
                 dict(offer.resources or {}),
+                dead=tuple(self._dead),
                 preload=offer.preload,
                 listen_fd=listener.fileno(),
                 lifeline_fd=read_end,
@@ -101,8 +103,9 @@ class EmbeddedCluster:
         """Whether the agent runs."""
         return self._process is not None and self._process.poll() is None
 
-    def restart(self) -> str:
-        """Start another agent after one has died; returns the address of its socket."""
+    def restart(self, dead: str) -> str:
+        """Start another agent after `dead` has died; returns the address of its socket."""
+        self._dead.append(dead)
         if self._process is not None:
             # It hung up, so it is of no use any more, even if it has not quite ended.
             self._process.kill()

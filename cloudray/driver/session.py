@@ -93,13 +93,13 @@ class Session:
             msg = f"the agent of the embedded cluster did not start; it said:\n{said}"
             raise RaySystemError(msg)
 
-    def _agent_lost(self, address: str) -> None:
+    def _agent_lost(self, address: str, agent: str) -> None:
         """The embedded agent died: another one takes over what it held."""
         cluster = self.cluster
         if cluster is None or address != cluster.socket_path or self._restarts >= _MAX_RESTARTS:
             return
         self._restarts += 1
-        self.client.connect(cluster.restart())
+        self.client.connect(cluster.restart(agent))
 
 
 def _describe_job(namespace: str) -> Job:

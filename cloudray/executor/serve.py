@@ -76,6 +76,9 @@ class Executor:
                 sys.path.insert(0, entry)
         if Path(setup.job.cwd).is_dir():
             os.chdir(setup.job.cwd)
+            if setup.job.cwd not in sys.path:
+                # As Ray has it; last, so that nothing there hides anything.
+                sys.path.append(setup.job.cwd)
         self._client = ExecutorClient(self._link.send, self._link.wake, setup)
         self._runner = Runner(self._client.spool)
         self._setup = setup

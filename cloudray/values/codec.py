@@ -54,7 +54,8 @@ class Serialized(msgspec.Struct, frozen=True):
 def dumps(value: object, what: str = "value") -> Serialized:
     """Serialize a value; `what` names it if it cannot be.
 
-    Raises TypeError that names the member which cannot be pickled.
+    Raises TypeError that names the member which cannot be pickled, and `PicklingError` for a
+    value that is nested too deeply.
     """
     if type(value) in _PLAIN:
         body = pickle.dumps(value, PROTOCOL)
@@ -66,9 +67,9 @@ def dumps(value: object, what: str = "value") -> Serialized:
     with Contained() as contained:
         try:
             cloudpickle.Pickler(stream, PROTOCOL, buffer_callback=buffers.append).dump(value)
-        except RecursionError:
-            raise
         except Exception as error:
+            if isinstance(error.__cause__, RecursionError):
+                raise
             raise TypeError(why_not_picklable(value, what, error)) from error
     pickled = stream.getbuffer()
     if not buffers:

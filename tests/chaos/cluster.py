@@ -29,11 +29,11 @@ TIMING = Timing(heartbeat_s=0.3, lease_s=2.0, commit_s=0.1, scan_s=0.5)
 class Agents:
     """Agents that serve one directory in shared memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=platform.memory_folder()))
         self.sockets = self.folder / "run"
         self.sockets.mkdir()
-        self.address = f"file://{self.folder}/store?durable=false"
+        self.address = f"file://{self.folder}/store?durable={str(durable).lower()}"
         drive(Reliable(open_store(self.address)), join(self.address, TIMING))
         self.processes: list[subprocess.Popen[bytes]] = []
         self._seen: set[int] = set()

@@ -88,8 +88,9 @@ def test_without_a_runtime_folder_sockets_lie_where_only_the_user_can_enter(
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.usefixtures("temp_folder")
 def test_a_folder_for_sockets_that_others_can_enter_is_refused(
-    temp_folder: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     platform.socket_folder().chmod(0o755)

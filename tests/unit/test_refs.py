@@ -43,12 +43,12 @@ def test_a_ref_comes_back_from_its_text_and_its_bytes(identifier: bytes) -> None
 @pytest.mark.parametrize("size_bytes", [0, 28, 30])
 def test_bytes_that_are_no_ref_are_refused(size_bytes: int) -> None:
     with pytest.raises(ValueError, match=f"29 bytes long, but this is {size_bytes}"):
-        ObjectRef.from_binary(bytes(size_bytes))
+        _ = ObjectRef.from_binary(bytes(size_bytes))
 
 
 def test_text_that_is_no_ref_is_refused() -> None:
     with pytest.raises(ValueError, match="non-hexadecimal"):
-        ObjectRef.from_hex("no ref")
+        _ = ObjectRef.from_hex("no ref")
 
 
 def test_a_ref_that_leaves_the_process_is_stored_first(
