@@ -5,31 +5,26 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
-from weakref import WeakValueDictionary
 
 import msgspec
 
 from cloudray import ids
 from cloudray.context import Anchor
+from cloudray.driver.following import Following, first_found
 from cloudray.driver.peers import Peer, Peers
 from cloudray.driver.printing import Printer
 from cloudray.driver.pump import Pump
 from cloudray.exceptions import ObjectLostError, RaySystemError
 from cloudray.protocol import claims
-from cloudray.protocol import journal as journals
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import DurationBook, batch_limit
 from cloudray.protocol.buffer import Prepared, SubmitBuffer
 from cloudray.protocol.demand import UNIT
-from cloudray.protocol.journal import Journal
 from cloudray.protocol.nodes import heartbeats, list_nodes
 from cloudray.protocol.records import Batch, Cluster, Job, Verb, Word
-from cloudray.protocol.results import Results
-from cloudray.protocol.sharing import at
 from cloudray.refs import ObjectRef
 from cloudray.store import Ledger, Put, Store, drive, envelope, layout
 from cloudray.store.envelope import HEADER_BYTES
@@ -48,12 +43,8 @@ from cloudray.values.outcomes import (
 _LINGER_TICKS = 6
 #: How often journals are looked at although nobody hinted, at least and at most.
 _LOOK_S, _RARE_LOOK_S = 0.05, 1.0
-#: How many journals are looked at in one go.
-_LOOK_BATCHES = 64
 #: How often agents that started meanwhile are looked for.
 _PEERS_S = 1.0
-#: After this many looks in vain, ask whether what is waited for still exists.
-_LOOKS_BEFORE_DOUBT = 40
 
 
 class DriverClient:
@@ -77,20 +68,16 @@ class DriverClient:
         self._days = days
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._results = Results()
-        self._open: dict[bytes, Journal] = {}
         self._book = DurationBook()
+        self._following = Following(store, job.id, self._book)
+        self._find = self._following.find
         self._slots, self._agents = 1, 1
         self._prefix = ids.batch_prefix(days, job.id, ids.new_id())
         self._buffer = SubmitBuffer(
             self._prefix, self._store_batch, self._limit_of, self._book.mean_us
         )
-        self._uploaded: dict[int, tuple[Any, Prepared]] = {}
         self._digests: set[str] = set()
-        self._anchors: WeakValueDictionary[bytes, Anchor] = WeakValueDictionary()
         self._last_anchor: tuple[bytes, Anchor] | None = None
-        self._dropped: deque[bytes] = deque()
-        self._lost_batches: dict[bytes, Word] = {}
         #: with each future its ref, which keeps the batch from being forgotten
         self._futures: dict[bytes, list[tuple[ObjectRef[Any], Future[Any]]]] = {}
         self._settler = Settler()
@@ -100,7 +87,6 @@ class DriverClient:
         self._answers: dict[int, bytes] = {}
         self._requests = 0
         self._looked_s = 0.0
-        self._looks = 0
         self._peers_s = time.monotonic()
         self._seen_tasks, self._ticks = 0, 0
         self.closed = False
@@ -176,7 +162,7 @@ class DriverClient:
             if last is not None and last[0] == batch:
                 anchor = last[1]
             else:
-                anchor = self._anchor_of(batch)
+                anchor = self._following.anchor(batch)
                 self._last_anchor = (batch, anchor)
         if self._pump.quiet:
             self._pump.stir()
@@ -209,11 +195,11 @@ class DriverClient:
         self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout_s: float | None
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Wait until `num_returns` of the refs have outcomes."""
-        find = self._find
-        ready = _first(refs, num_returns, find)
+        identifiers = [ref.id for ref in refs]
+        ready = first_found(identifiers, num_returns, self._find)
         if len(ready) < num_returns:
             self._await(refs, num_returns, timeout_s)
-            ready = _first(refs, num_returns, find)
+            ready = first_found(identifiers, num_returns, self._find)
         chosen = set(ready)
         return (
             [refs[position] for position in ready],
@@ -230,7 +216,7 @@ class DriverClient:
                 self._futures.setdefault(ref.id, []).append((ref, future))
                 self._pump.eager = True
                 if ids.index_of(ref.id) != ids.PUT_INDEX:
-                    self._follow(ref.id)
+                    self._following.follow(ref.id)
         if word is not None:
             settle(future, self._outcome(ref.id, word))
         else:
@@ -242,9 +228,8 @@ class DriverClient:
         del recursive
         with self._lock:
             self._buffer.flush()
-            drive(self.store, self._results.cancel(ref.id, force=force))
-            batch, _ = self._results.waiting_on(ref.id)
-            self._learned()
+            batch = self._following.cancel(ref.id, force=force)
+            self._settle_futures()
         self._peers.send(m.Look((batch,)))
 
     def escape(self, identifier: bytes) -> None:
@@ -257,7 +242,7 @@ class DriverClient:
         if ids.index_of(identifier) == ids.PUT_INDEX:
             return None
         with self._lock:
-            return self._anchor_of(identifier[: ids.BATCH_ID_BYTES])
+            return self._following.anchor(identifier[: ids.BATCH_ID_BYTES])
 
     def nodes(self) -> list[dict[str, Any]]:
         """Read the agents' heartbeats."""
@@ -301,28 +286,11 @@ class DriverClient:
         )
 
     def _store_batch(self, name: QueueName, batch: Batch) -> None:
-        if name.batch in self._anchors:
-            journal = Journal(name.batch, name.size, once=batch.once)
-            self._results.journals[name.batch] = self._open[name.batch] = journal
+        self._following.submitted(name, batch)
         drive(self.store, claims.submit(name, batch))
         self._peers.send(m.Ring((name,)))
 
-    def _anchor_of(self, batch: bytes) -> Anchor:
-        anchor = self._anchors.get(batch)
-        if anchor is None:
-            anchor = self._anchors[batch] = Anchor(batch, self._dropped.append)
-        return anchor
-
     # -- waiting -----------------------------------------------------------------------------
-
-    def _find(self, identifier: bytes) -> Word | None:
-        if identifier[25:27] == _PUT_MARK:
-            key = layout.put_object(identifier)
-            return Word(0, Verb.DONE, (codec.stored(key, 0),))
-        word = self._results.find(identifier)
-        if word is None and self._lost_batches:
-            return self._lost_batches.get(identifier[: ids.BATCH_ID_BYTES])
-        return word
 
     def _await(
         self, refs: Sequence[ObjectRef[Any]], num_returns: int | None, timeout_s: float | None
@@ -334,7 +302,7 @@ class DriverClient:
             words = [find(ref.id) for ref in refs]
             pending = [position for position, word in enumerate(words) if word is None]
             for position in pending:
-                self._follow(refs[position].id)
+                self._following.follow(refs[position].id)
         if not pending:
             return words
 
@@ -358,13 +326,6 @@ class DriverClient:
         if not enough():
             self._pump.run_until(enough, deadline_s)
         return words
-
-    def _follow(self, identifier: bytes) -> None:
-        """Somebody waits for this: its journal is looked at from now on."""
-        batch, _ = self._results.waiting_on(identifier)
-        if batch not in self._open:
-            self._open[batch] = self._results.journal(batch)
-            self._looked_s = 0.0
 
     def _outcome(self, identifier: bytes, word: Word) -> Outcome:
         verb, payload = int(word.verb), b""
@@ -394,15 +355,13 @@ class DriverClient:
             with self._lock:
                 for peer, message in messages:
                     self._handle(peer, message)
-        if time.monotonic() - self._looked_s > look_s:
+        if self._following.restless or time.monotonic() - self._looked_s > look_s:
             self._look_around()
 
     def _handle(self, peer: Peer, message: m.Message) -> None:
         if isinstance(message, m.Published):
-            journal = self._results.journals.get(message.batch)
-            if journal is not None and journal.next < message.next:
-                drive(self.store, journals.catch_up(journal, message.next))
-                self._learned(journal)
+            if self._following.published(message.batch, message.next) and self._futures:
+                self._settle_futures()
         elif isinstance(message, m.Printed):
             self._printer.take(message.lines)
         elif isinstance(message, m.Greeting):
@@ -419,28 +378,6 @@ class DriverClient:
             self._slots += slots
             self._agents += 1
 
-    def _learned(self, journal: Journal | None = None) -> None:
-        """Journals have grown: sizes of batches to come, futures, and what can be let go."""
-        for grown in (journal,) if journal is not None else tuple(self._open.values()):
-            if grown.measured:
-                for duration in grown.measured:
-                    self._book.note(duration)
-                grown.measured.clear()
-            if grown.complete:
-                self._open.pop(grown.batch, None)
-                for word in grown.decided.values():
-                    if word.verb is Verb.MOVED:
-                        self._follow_moved(word)
-        if self._futures:
-            self._settle_futures()
-
-    def _follow_moved(self, word: Word) -> None:
-        batch, _ = at(word.values[0])
-        target = self._results.journal(batch)
-        if not target.complete:
-            self._open.setdefault(batch, target)
-            self._looked_s = 0.0
-
     def _settle_futures(self) -> None:
         for identifier in list(self._futures):
             word = self._find(identifier)
@@ -453,31 +390,12 @@ class DriverClient:
             self._pump.eager = False
 
     def _look_around(self) -> None:
-        """Hints may be lost: look at the journals that somebody waits for, oldest first."""
+        """Hints may be lost: see for oneself."""
         with self._lock:
             self._looked_s = time.monotonic()
-            self._looks += 1
-            for batch in list(self._open)[:_LOOK_BATCHES]:
-                journal = self._open.pop(batch)
-                self._open[batch] = journal
-                if drive(self.store, journals.catch_up(journal)):
-                    self._looks = 0
-                    self._learned(journal)
-            if self._looks % _LOOKS_BEFORE_DOUBT == 0 and self._open:
-                self._doubt()
+            if self._following.look_around() and self._futures:
+                self._settle_futures()
         self._find_peers()
-
-    def _doubt(self) -> None:
-        """Long nothing: fail what waits for a job that was deleted, and has no record left."""
-        for batch in list(self._open):
-            if ids.job_of(batch) == self.job.id or self.store.head(layout.meta(batch)) is not None:
-                continue
-            reason = "its job was deleted, or its retention is over"
-            error = ObjectLostError(batch.hex(), reason=reason)
-            payload = codec.dumps(error).to_bytes()
-            self._lost_batches[batch] = Word(0, Verb.FAILED, (payload,))
-            del self._open[batch]
-        self._settle_futures()
 
     def _find_peers(self) -> None:
         now_s = time.monotonic()
@@ -500,8 +418,9 @@ class DriverClient:
 
     def _tick(self) -> bool:
         """Store buffers that have stopped growing or waited long; whether more is to come."""
-        if self._dropped:
-            self._drop_unused()
+        if self._following.has_unused:
+            with self._lock:
+                self._following.drop_unused()
         if not self._lock.acquire(blocking=False):
             return True
         try:
@@ -518,35 +437,3 @@ class DriverClient:
             return True
         finally:
             self._lock.release()
-
-    def _drop_unused(self) -> None:
-        """Forget batches to whose values no ref is left."""
-        with self._lock:
-            while self._dropped:
-                self._drop(self._dropped.popleft())
-
-    def _drop(self, batch: bytes) -> None:
-        if batch in self._anchors:
-            return
-        self._open.pop(batch, None)
-        journal = self._results.journals.pop(batch, None)
-        if journal is not None:
-            for word in journal.decided.values():
-                if word.verb is Verb.MOVED:
-                    self._drop(at(word.values[0])[0])
-
-
-_PUT_MARK = ids.PUT_INDEX.to_bytes(2, "big")
-
-
-def _first(
-    refs: Sequence[ObjectRef[Any]], count: int, find: Callable[[bytes], Word | None]
-) -> list[int]:
-    """The positions of the first `count` refs that have outcomes."""
-    found: list[int] = []
-    for position, ref in enumerate(refs):
-        if find(ref.id) is not None:
-            found.append(position)
-            if len(found) == count:
-                break
-    return found
