@@ -38,9 +38,7 @@ def main() -> int:
     ahead, zygote = None, 0
     if platform.forks_cleanly():
         request, output = request_start(spool, {})
-        zygote, control = fork_zygote(
-            listener.getsockname(), request, output.write, spec.preload
-        )
+        zygote, control = fork_zygote(listener.getsockname(), request, output.write, spec.preload)
         ahead = (control, request, output)
     from cloudray.agent.serve import Place, run
 

@@ -29,6 +29,7 @@ from cloudray.agent.workers import Workers
 from cloudray.protocol import claims
 from cloudray.protocol import messages as m
 from cloudray.protocol.demand import Demand
+from cloudray.protocol.journal import Journal
 from cloudray.protocol.nodes import list_nodes
 from cloudray.protocol.records import Cluster, Heartbeat, seal, unseal
 from cloudray.store import Ledger, layout
@@ -271,8 +272,8 @@ class Agent:
 
     # -- between the parts -------------------------------------------------------------------
 
-    def _published(self, batch: bytes, following: int) -> None:
-        self._gateway.published(batch, following)
+    def _published(self, journal: Journal) -> None:
+        self._gateway.published(journal)
 
     def _room(self) -> None:
         self._discovery.claim()

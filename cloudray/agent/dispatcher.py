@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cloudray import ids
-from cloudray.agent.functions import Functions, Kind, Known
+from cloudray.agent.functions import Functions, Kind
 from cloudray.agent.held import NOBODY, Death, Held, Status
 from cloudray.agent.io import Io
 from cloudray.agent.queues import Line, Queues
@@ -18,6 +18,7 @@ from cloudray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
 from cloudray.protocol import journal as journals
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import DurationBook
+from cloudray.protocol.demand import Demand
 from cloudray.protocol.failures import Crashed, Overtaken, Start, next_step
 from cloudray.protocol.records import Duration, Verb, Word
 from cloudray.protocol.sharing import address
@@ -119,9 +120,7 @@ class Dispatcher:
     def _serve(self, line: Line) -> None:
         kind = line.lane.kind
         demand = dict(line.lane.demand)
-        while line.count:
-            if not self._resources.room_for(demand):
-                break
+        while line.count and self._resources.room_for(demand):
             worker = self.workers.idle_one(kind)
             if worker is None:
                 break
@@ -129,21 +128,28 @@ class Dispatcher:
             worker.demand = demand
             if not self._assign(worker, line):
                 self._release(worker)
-        if not line.count:
-            return
+        if line.count:
+            self._queue_up(line, demand)
+        if line.has_ready():
+            wanted = min(self._resources.room_for(demand), line.count)
+            for _ in range(wanted - self.workers.starting.get(kind, 0)):
+                self.workers.start(kind)
+
+    def _queue_up(self, line: Line, demand: Demand) -> None:
+        """Send short calls ahead to executors that are busy, but not for long."""
+        stuck_s = self._clock() - RECALL_S
         for worker in self.workers.all:
             if (
                 worker.tickets
-                and worker.kind == kind
+                and worker.kind == line.lane.kind
                 and worker.demand == demand
+                # What was taken back from behind a long call must not go there again.
+                and worker.progress_s >= stuck_s
                 and not (worker.lent or worker.leaving or worker.recalled)
             ):
                 while worker.queued_us < WINDOW_US / 2 and line.count:
                     if not self._assign(worker, line, behind=True):
                         break
-        wanted = min(self._resources.room_for(demand), line.count)
-        for _ in range(wanted - self.workers.starting.get(kind, 0)):
-            self.workers.start(kind)
 
     def _assign(self, worker: Worker, line: Line, *, behind: bool = False) -> bool:
         """Send calls from a line to an executor; False if there was nothing for it.
@@ -190,8 +196,7 @@ class Dispatcher:
         held.status[index] = Status.RUNNING
         held.running[index] = self._clock()
         held.ready_since_s.pop(index, None)
-        assigned = Assigned(held, index, attempt, known, 1000.0 if mean_us is None else mean_us)
-        return assigned
+        return Assigned(held, index, attempt, known, 1000.0 if mean_us is None else mean_us)
 
     def _may_start(self, held: Held, index: int) -> bool:
         step = next_step(
@@ -239,9 +244,10 @@ class Dispatcher:
         held, index = assigned.held, assigned.index
         number = self.workers.teach(worker, assigned.known)
         ticket = self.workers.next_ticket()
+        if not worker.tickets:
+            worker.progress_s = self._clock()
         worker.tickets[ticket] = assigned
         worker.queued_us += assigned.estimated_us
-        worker.progress_s = self._clock()
         return m.Call(
             ticket,
             number,
@@ -283,9 +289,7 @@ class Dispatcher:
                 index, Verb(outcome.verb), outcome.values, assigned.attempt, outcome.contains
             )
             if any(codec.local_path(value) for value in outcome.values):
-                self._io.run(
-                    place(word, held.batch.id, self._nonce()), partial(self._placed, held)
-                )
+                self._io.run(place(word, held.batch.id, self._nonce()), partial(self._placed, held))
             else:
                 held.say(word)
                 touched.add(held)
@@ -351,6 +355,9 @@ class Dispatcher:
             else:
                 self._failed_starts.pop(worker.kind, None)
         self._requeue(worker, tickets)
+        if assigned is not None and assigned.held.status[assigned.index] is Status.READY:
+            # If that was its last attempt it is over now, not when an executor would be free.
+            self._may_start(assigned.held, assigned.index)
         self._release(worker)
         self.run()
 

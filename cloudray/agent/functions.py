@@ -94,9 +94,10 @@ class Functions:
     def upload(self, identifier: bytes, job: bytes, digest: str, pickled: bytes) -> Procedure[None]:
         """Store a function that a task of ours wants to call."""
         if (job, digest) not in self._blobs:
-            self._blobs[job, digest] = pickled
             body = envelope.seal(envelope.Kind.BLOB, pickled)
             yield Put(layout.blob(identifier, digest), body)
+            # Only now may a batch of another executor rely on it.
+            self._blobs[job, digest] = pickled
 
     def _intern(self, shape: Shape, job: bytes, days: int, pickled: bytes) -> Known:
         key = (job, self._encode(shape))

@@ -22,7 +22,8 @@ from cloudray.agent.resolver import Resolver
 from cloudray.agent.workers import Worker, Workers
 from cloudray.protocol import claims
 from cloudray.protocol import messages as m
-from cloudray.protocol.records import Word
+from cloudray.protocol.journal import Journal
+from cloudray.protocol.records import Entry, Word
 from cloudray.protocol.results import Results
 from cloudray.store import Ledger, layout
 from cloudray.store.base import Adopt
@@ -30,6 +31,10 @@ from cloudray.store.layout import QueueName
 from cloudray.store.procedures import Procedure
 
 _log = logging.getLogger(__name__)
+
+
+#: Larger entries are not sent along with the hint that they are there.
+_MAX_ENTRY_BYTES = 1 << 16
 
 
 class Driver:
@@ -74,12 +79,18 @@ class Gateway:
         """A protocol for a new connection."""
         return Connection(self._message, self._closed)
 
-    def published(self, batch: bytes, following: int) -> None:
-        """Tell the drivers of a job that a journal has grown."""
-        job = ids.job_of(batch)
+    def published(self, journal: Journal) -> None:
+        """Tell the drivers of a job that a journal has grown, and by what if that is little."""
+        job = ids.job_of(journal.batch)
+        message: m.Published | None = None
         for driver in self.drivers:
             if driver.job == job:
-                driver.connection.hint(m.Published(batch, following))
+                if message is None:
+                    entry = journal.latest
+                    if entry is not None and _size_of(entry) > _MAX_ENTRY_BYTES:
+                        entry = None
+                    message = m.Published(journal.batch, journal.next, entry)
+                driver.connection.hint(message)
 
     def printed(self, job: bytes, lines: tuple[m.Line, ...]) -> None:
         """Pass on what tasks printed."""
@@ -209,6 +220,10 @@ class Gateway:
 
     def _answer(self, worker: Worker, request: int, nodes: list[dict[str, Any]]) -> None:
         worker.send(m.Answer(request, msgspec.msgpack.encode(nodes)))
+
+
+def _size_of(entry: Entry) -> int:
+    return sum(len(value) for word in entry.words for value in word.values)
 
 
 def _name_of(message: m.Submit) -> QueueName:

@@ -126,9 +126,7 @@ class Held:
         index = word.index
         if self.status[index] is Status.SAID:
             return
-        self.status[index] = Status.SAID
-        self.running.pop(index, None)
-        self.unsaid -= 1
+        self._decided(index)
         self.outbox.append(word)
 
     def is_fresh(self, index: int) -> bool:
@@ -144,9 +142,13 @@ class Held:
         """The journal decided these tasks, by whatever word."""
         for index in indexes:
             if self.status[index] is not Status.SAID:
-                self.status[index] = Status.SAID
-                self.running.pop(index, None)
-                self.unsaid -= 1
+                self._decided(index)
+
+    def _decided(self, index: int) -> None:
+        self.status[index] = Status.SAID
+        self.running.pop(index, None)
+        self.missing.pop(index, None)
+        self.unsaid -= 1
 
     def measure(self, function: str, calls: int, total_us: int) -> None:
         """Take in how long calls of a function took, for the next entry."""

@@ -18,6 +18,7 @@ from cloudray.exceptions import OwnerDiedError, RaySystemError, TaskCancelledErr
 from cloudray.protocol import claims, sharing
 from cloudray.protocol import journal as journals
 from cloudray.protocol.claims import Won
+from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Cluster, Parent, Verb, Word
 from cloudray.store.base import Delete
 from cloudray.store.layout import QueueName
@@ -40,7 +41,7 @@ class Holdings:
         functions: Functions,
         resolver: Resolver,
         clock: Callable[[], float],
-        on_published: Callable[[bytes, int], None],
+        on_published: Callable[[Journal], None],
         on_room: Callable[[], None],
     ) -> None:
         self._io = io
@@ -208,7 +209,7 @@ class Holdings:
             self.dispatcher.interrupt(held, running, force=forced)
         if fresh:
             self._resolver.decided(held.batch.id, fresh)
-            self._on_published(held.batch.id, held.journal.next)
+            self._on_published(held.journal)
         if held.journal.complete and not held.dropped:
             self._finish(held)
 

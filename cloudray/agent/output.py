@@ -11,11 +11,13 @@ from collections.abc import Callable
 from cloudray.protocol.messages import Line
 
 _MARK = re.compile(rb"\x00\x01(\d+) ([^\x02]*)\x02")
+#: A mark of which the rest has not been read yet.
+_BEGUN = re.compile(rb"\x00(?:\x01(?:\d+(?: [^\x02]*)?)?)?")
 _READ_BYTES = 1 << 15
 #: A line longer than this is passed on in pieces.
 _MAX_LINE_BYTES = 1 << 16
 #: A mark whose end is not within so many bytes is none: the name of a task is shorter.
-_MAX_MARK_BYTES = 512
+_MAX_MARK_BYTES = 4096
 #: How many last lines of an executor are kept for the message about its death.
 _KEPT_LINES = 20
 
@@ -71,7 +73,7 @@ class Output:
         position = 0
         # A mark cut in two by the read waits, with the line before it, for its other half.
         cut = data.rfind(b"\x00")
-        if cut >= 0 and not _MARK.match(data, cut) and len(data) - cut < _MAX_MARK_BYTES:
+        if cut >= 0 and len(data) - cut < _MAX_MARK_BYTES and _BEGUN.fullmatch(data, cut):
             data, tail = data[:cut], data[cut:]
         else:
             tail = b""

@@ -45,6 +45,14 @@ class Line:
         self.count = 0
         return None
 
+    def has_ready(self) -> bool:
+        """Whether some task is still ready."""
+        task = self.pop()
+        if task is None:
+            return False
+        self.push_back(*task)
+        return True
+
     def push_back(self, held: Held, index: int) -> None:
         """Put a task back where `pop` found it."""
         self._by_depth.setdefault(held.batch.depth, deque()).appendleft((held, index))

@@ -51,6 +51,7 @@ class FreshStarter:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [
                 sys.executable,
+                "-P",
                 "-m",
                 "cloudray.executor",
                 self._socket_path,

@@ -65,6 +65,7 @@ class Worker:
         self.recalled = False
         self.queued_us = 0.0
         self.idle_since_s = 0.0
+        #: when it began to work, or ended a call
         self.progress_s = 0.0
         self.learned: dict[Known, int] = {}
         self.kept = kept_lines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("cloudray")
 _session: Session | None = None
+#: held by whichever thread joins or leaves
+_changing = threading.RLock()
 #: For tasks that submit tasks.
 PUBLIC_CALLS = "cloudray.api.functions"
 _AUTO = ("RAY_ENABLE_AUTO_CONNECT", "CLOUDRAY_ENABLE_AUTO_CONNECT")
@@ -99,25 +102,20 @@ def init(
     >>> cloudray.init(ignore_reinit_error=True)["address"].startswith("file://")
     True
     """
-    global _session  # noqa: PLW0603 - the one session of a process
     logging.getLogger("cloudray").setLevel(logging_level)
     unknown = accepted.keys() - _ACCEPTED
     if unknown:
         msg = f"init() got unexpected keyword arguments: {', '.join(sorted(unknown))}"
         raise TypeError(msg)
-    if context.current() is not None:
-        if ignore_reinit_error:
-            return _context()
-        msg = (
-            "Maybe you called cloudray.init twice by accident? This error can be suppressed by "
-            "passing in 'ignore_reinit_error=True' or by calling 'cloudray.shutdown()' prior to "
-            "'cloudray.init()'."
-        )
-        raise RuntimeError(msg)
     address = address or os.environ.get("CLOUDRAY_ADDRESS") or None
     if address in ("local", "auto"):
         address = None
-    ours = {"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources}
+    ours: dict[str, Any] = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "memory": memory,
+        "resources": resources,
+    }
     given = [name for name, value in ours.items() if value is not None]
     if address is not None and given:
         msg = (
@@ -125,18 +123,34 @@ def init(
             "agents say what they offer."
         )
         raise ValueError(msg)
+    with _changing:
+        if context.current() is None:
+            _join(address, ours, namespace or "", log_to_driver=log_to_driver)
+        elif not ignore_reinit_error:
+            msg = (
+                "Maybe you called cloudray.init twice by accident? This error can be suppressed "
+                "by passing in 'ignore_reinit_error=True' or by calling 'cloudray.shutdown()' "
+                "prior to 'cloudray.init()'."
+            )
+            raise RuntimeError(msg)
+        return _context()
+
+
+def _join(
+    address: str | None, offer: dict[str, Any], namespace: str, *, log_to_driver: bool
+) -> None:
+    global _session  # noqa: PLW0603 - the one session of a process
     # Joining needs more than a program that only imports this package should load.
     from cloudray.driver.embedded import Offer
     from cloudray.driver.session import Session
 
     _session = Session(
         address,
-        Offer(num_cpus, num_gpus, memory, resources, preload=(PUBLIC_CALLS,)),
-        namespace=namespace or "",
+        Offer(**offer, preload=(PUBLIC_CALLS,)),
+        namespace=namespace,
         log_to_driver=log_to_driver,
     )
     context.register(_session.client)
-    return _context()
 
 
 def _context() -> ClusterContext:
@@ -165,10 +179,11 @@ def shutdown(*, wait_for_processes: bool = False) -> None:
     """
     del wait_for_processes
     global _session
-    session, _session = _session, None
-    if session is not None:
-        context.register(None)
-        session.close()
+    with _changing:
+        session, _session = _session, None
+        if session is not None:
+            context.register(None)
+            session.close()
 
 
 def is_initialized() -> bool:
@@ -292,13 +307,17 @@ def _auto_init() -> context.Client:
         if os.environ.get(name) == "0":
             msg = f"cloudray is not initialized, and {name}=0: call cloudray.init() first."
             raise RuntimeError(msg)
-    init()
-    return context.client()
+    with _changing:
+        if context.current() is None:
+            # Else another thread came first.
+            init()
+        return context.client()
 
 
 def _after_fork() -> None:
     """A forked child is no driver of its parent's cluster: it starts afresh when it asks."""
-    global _session  # noqa: PLW0603 - see init
+    global _session, _changing  # noqa: PLW0603 - see _join
+    _changing = threading.RLock()
     if _session is not None:
         _session = None
         context.register(None)

@@ -46,6 +46,8 @@ _LOOK_S, _RARE_LOOK_S = 0.05, 1.0
 #: How often agents that started meanwhile are looked for.
 _PEERS_S = 1.0
 
+_LEFT = "the cluster was shut down while this value was waited for"
+
 
 class DriverClient:
     """A `context.Client` for one job of this process."""
@@ -126,7 +128,7 @@ class DriverClient:
         left = [pair for pairs in self._futures.values() for pair in pairs]
         for _, future in left:
             if future.set_running_or_notify_cancel():
-                future.set_exception(RaySystemError("the cluster was left before the value came"))
+                future.set_exception(RaySystemError(_LEFT))
         for _, message in self._peers.wait(0.0):
             if isinstance(message, m.Printed):
                 self._printer.take(message.lines)
@@ -323,8 +325,8 @@ class DriverClient:
             return failed or not pending
 
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        if not enough():
-            self._pump.run_until(enough, deadline_s)
+        if not enough() and not self._pump.run_until(enough, deadline_s) and self.closed:
+            raise RaySystemError(_LEFT)
         return words
 
     def _outcome(self, identifier: bytes, word: Word) -> Outcome:
@@ -360,7 +362,8 @@ class DriverClient:
 
     def _handle(self, peer: Peer, message: m.Message) -> None:
         if isinstance(message, m.Published):
-            if self._following.published(message.batch, message.next) and self._futures:
+            news = self._following.published(message.batch, message.next, message.entry)
+            if news and self._futures:
                 self._settle_futures()
         elif isinstance(message, m.Printed):
             self._printer.take(message.lines)

@@ -84,7 +84,8 @@ class EmbeddedCluster:
         log = (self.folder / "agent.log").open("ab")
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "cloudray.agent", "--spec", spec],
+                # -P: files in the working directory must not hide modules that the agent needs.
+                [sys.executable, "-P", "-m", "cloudray.agent", "--spec", spec],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -13,7 +13,7 @@ from cloudray.exceptions import ObjectLostError
 from cloudray.protocol import journal as journals
 from cloudray.protocol.batching import DurationBook
 from cloudray.protocol.journal import Journal
-from cloudray.protocol.records import Batch, Verb, Word
+from cloudray.protocol.records import Batch, Entry, Verb, Word
 from cloudray.protocol.results import Results
 from cloudray.protocol.sharing import at
 from cloudray.store import Store, drive, layout
@@ -100,12 +100,19 @@ class Following:
             return self._lost.get(identifier[: ids.BATCH_ID_BYTES])
         return word
 
-    def published(self, batch: bytes, following: int) -> bool:
-        """A journal is said to have entries below `following`: read them; whether it had."""
+    def published(self, batch: bytes, following: int, entry: Entry | None) -> bool:
+        """A journal is said to have entries below `following`: take them in; whether it had.
+
+        `entry` is the last of them. Whoever sends it has seen it stand there, and what stands at
+        a number stands for good, so there is nothing to read when it is the only one missing.
+        """
         journal = self.results.journals.get(batch)
         if journal is None or journal.next >= following:
             return False
-        drive(self._store, journals.catch_up(journal, following))
+        if entry is not None and journal.next == following - 1:
+            journal.apply(entry)
+        else:
+            drive(self._store, journals.catch_up(journal, following))
         self._grown(journal)
         return True
 

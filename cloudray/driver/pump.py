@@ -57,10 +57,12 @@ class Pump:
         self._wake()
 
     def run_until(self, ready: Callable[[], bool], deadline_s: float | None) -> bool:
-        """Listen until `ready`; False when the deadline (monotonic) came first."""
+        """Listen until `ready`; False when the deadline (monotonic) or `close` came first."""
         self._waiting += 1
         try:
             while not ready():
+                if self._closed:
+                    return False
                 left_s = 3600.0 if deadline_s is None else deadline_s - time.monotonic()
                 if left_s <= 0:
                     return False
@@ -82,12 +84,16 @@ class Pump:
             self._waiting -= 1
 
     def close(self) -> None:
-        """End the background thread."""
+        """End the background thread, and every `run_until`; nobody listens afterwards."""
         self._closed = True
         self._stirred.set()
         self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        # Whoever is in `turn` was woken and leaves; nobody gets in any more.
+        self._leading.acquire()
+        with self._changed:
+            self._changed.notify_all()
 
     def _rest(self, timeout_s: float) -> None:
         if self._stirred.wait(timeout_s):

@@ -27,7 +27,17 @@ class Journal:
     agree on each task's first deciding word, and no later word can change it.
     """
 
-    __slots__ = ("_once", "_size", "batch", "claims", "decided", "measured", "next", "started")
+    __slots__ = (
+        "_once",
+        "_size",
+        "batch",
+        "claims",
+        "decided",
+        "latest",
+        "measured",
+        "next",
+        "started",
+    )
 
     def __init__(self, batch: bytes, size: int | None = None, *, once: bool = False) -> None:
         self.batch = batch
@@ -39,6 +49,8 @@ class Journal:
         self.claims: dict[int, int] = {}
         #: per task, the (claim, attempt) pairs that said STARTED
         self.started: dict[int, list[tuple[int, int]]] = {}
+        #: the last entry that was folded in
+        self.latest: Entry | None = None
         #: durations that entries reported, for whoever sizes batches to take
         self.measured: list[Duration] = []
         self._size = size
@@ -89,6 +101,7 @@ class Journal:
             self.claims[word.index] = entry.claim
             fresh.append(word.index)
         self.measured += entry.durations
+        self.latest = entry
         self.next += 1
         return fresh
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cloudray.protocol.records import Batch, Job, Shape
+from cloudray.protocol.records import Batch, Entry, Job, Shape
 from cloudray.store.layout import QueueName
 
 
@@ -49,10 +49,11 @@ class Greeting(_Message, frozen=True):
 
 
 class Published(_Message, frozen=True):
-    """A batch's journal has entries below `next`."""
+    """A batch's journal has entries below `next`; `entry` is the last of them, if it is small."""
 
     batch: bytes
     next: int
+    entry: Entry | None = None
 
 
 class Line(msgspec.Struct, frozen=True, array_like=True):

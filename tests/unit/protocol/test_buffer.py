@@ -224,12 +224,12 @@ def test_the_limit_is_asked_for_when_the_call_is_counted(shelf: Shelf) -> None:
     counted: list[int] = []
 
     def limit_of(function: str) -> int:
-        counted.append(buffer.submitted[function])
+        counted.append(made.submitted[function])
         return 1000
 
-    buffer = SubmitBuffer(PREFIX, shelf.store, limit_of, lambda _: None)
-    add(buffer, F)
-    add(buffer, F)
+    made = SubmitBuffer(PREFIX, shelf.store, limit_of, lambda _: None)
+    add(made, F)
+    add(made, F)
     assert counted == [1, 2]
 
 
