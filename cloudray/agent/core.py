@@ -38,6 +38,8 @@ from cloudray.store.base import Delete, Entry, GetMany, List, Put, Store
 _log = logging.getLogger(__name__)
 
 #: How often stuck calls and idle executors are looked for.
+#: How long the last lines of output may take to be written when the agent ends.
+_LAST_WORDS_S = 5.0
 _LOOK_S, _IDLE_LOOK_S = 0.02, 0.2
 
 
@@ -159,7 +161,8 @@ class Agent:
         self._discovery.stopped = True
         self._dispatcher.draining = True
         await self._workers.stop()
-        self._logs.flush()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._logs.close(), _LAST_WORDS_S)
         self._io.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._store.perform_async(Delete((layout.agent(self.id),)))

@@ -141,7 +141,8 @@ class Discovery:
         for candidate in self._candidates.values():
             if candidate.urgent:
                 return candidate
-        if self._dispatcher.fenced or self._dispatcher.backlog_s() >= MAX_BACKLOG_S:
+        backlog_s = self._dispatcher.backlog_s(self._holdings.preparing_tasks)
+        if self._dispatcher.fenced or backlog_s >= MAX_BACKLOG_S:
             return None
         return next(iter(self._candidates.values()), None)
 

@@ -84,9 +84,9 @@ class Dispatcher:
         held.ready_since_s[index] = self._clock()
         self._queues.add(held.known_of(index).lane, held, index)
 
-    def backlog_s(self) -> float:
-        """Roughly how long the ready tasks will keep the slots busy."""
-        total_us = 0.0
+    def backlog_s(self, unknown: int = 0) -> float:
+        """Roughly how long the ready tasks, and so many unknown ones, will keep the slots busy."""
+        total_us = unknown * UNKNOWN_US
         for line in self._queues.in_order():
             sample = next(iter(line), None)
             if sample is not None:

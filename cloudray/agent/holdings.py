@@ -53,7 +53,9 @@ class Holdings:
         self._on_room = on_room
         self.dispatcher: Dispatcher
         self.by_batch: dict[bytes, Held] = {}
-        self._preparing: set[bytes] = set()
+        self._preparing: dict[bytes, QueueName] = {}
+        #: journals of batches that others hold, whose tasks submitted some that are held here
+        self._parents: dict[bytes, Journal] = {}
         self._looked_s = 0.0
         self._retired: deque[tuple[float, QueueName, int]] = deque()
 
@@ -66,18 +68,24 @@ class Holdings:
         if known is not None and not any(task.origin for task in won.batch.tasks):
             self._begin(Held(name, won, known, job, self._clock()))
         else:
-            self._preparing.add(name.batch)
+            self._preparing[name.batch] = name
             self._io.spawn(self._prepare(name, won, job))
 
     def has(self, batch: bytes) -> bool:
         """Whether a batch is held, or about to be."""
         return batch in self.by_batch or batch in self._preparing
 
+    @property
+    def preparing_tasks(self) -> int:
+        """How many tasks have been claimed and are not known to the dispatcher yet."""
+        return sum(name.size for name in self._preparing.values())
+
     async def _prepare(self, name: QueueName, won: Won, job: bytes) -> None:
         try:
             await self._read_and_begin(name, won, job)
         finally:
-            self._preparing.discard(name.batch)
+            del self._preparing[name.batch]
+            self._on_room()
 
     async def _read_and_begin(self, name: QueueName, won: Won, job: bytes) -> None:
         await self._io.do(sharing.settle(won.batch, won.journal, claim=won.claim))
@@ -168,11 +176,18 @@ class Holdings:
             return
         due_s = held.published_s + self._settings.commit_s
         now_s = self._clock()
-        if held.unsaid == 0 or now_s >= due_s:
+        if held.unsaid == 0 or now_s >= due_s or self._is_urgent(held):
             self._publish(held)
         elif not held.timer:
             held.timer = True
             asyncio.get_running_loop().call_later(due_s - now_s, self._due, held)
+
+    def _is_urgent(self, held: Held) -> bool:
+        """Whether somebody here waits for a word in the outbox, and slots are idle meanwhile."""
+        awaited = self._resolver.awaited(held.batch.id)
+        if not awaited or self.dispatcher.ready_tasks():
+            return False
+        return any(word.index in awaited for word in held.outbox)
 
     def _due(self, held: Held) -> None:
         held.timer = False
@@ -267,14 +282,35 @@ class Holdings:
                 self._publish(held)
             elif look and (held.running or held.missing):
                 self.look_at(held.batch.id)
-            if look and held.batch.parent is not None and not held.dropped:
+        if look:
+            self._look_at_parents()
+
+    def _look_at_parents(self) -> None:
+        """Find batches whose parents are final by another attempt's word: one look per journal."""
+        children: dict[bytes, list[Held]] = {}
+        for held in self.by_batch.values():
+            if held.batch.parent is not None:
+                children.setdefault(held.batch.parent.batch, []).append(held)
+        self._parents = {
+            batch: self._parents.get(batch) or Journal(batch) for batch in children
+        }
+        for batch, family in children.items():
+            parent = self.by_batch.get(batch)
+            if parent is not None:
+                self._judge(parent.journal, family)
+            else:
+                journal = self._parents[batch]
                 self._io.run(
-                    _parents_word(held.batch.parent), partial(self._parent_looked_at, held)
+                    journals.catch_up(journal),
+                    lambda _, journal=journal, family=family: self._judge(journal, family),  # type: ignore[misc]
                 )
 
-    def _parent_looked_at(self, held: Held, orphaned: bool) -> None:  # noqa: FBT001 - a callback
-        if not orphaned or held.dropped:
-            return
+    def _judge(self, parent: Journal, family: list[Held]) -> None:
+        for held in family:
+            if not held.dropped and _is_orphan(held.batch.parent, parent):
+                self._orphaned(held)
+
+    def _orphaned(self, held: Held) -> None:
         error = OwnerDiedError(
             held.batch.id.hex(),
             reason="the attempt that submitted this task failed or was cancelled",
@@ -288,15 +324,13 @@ class Holdings:
         self.consider(held)
 
 
-def _parents_word(parent: Parent) -> Procedure[bool]:
-    """Whether an attempt's children are orphans: its task is final by another's word.
+def _is_orphan(parent: Parent | None, journal: Journal) -> bool:
+    """Whether the attempt that submitted a batch is over, and another's word stands.
 
     A child of a winning attempt goes on; so does one whose parent still runs, or was moved.
     """
-    journal = journals.Journal(parent.batch)
-    yield from journals.catch_up(journal)
-    word = journal.decided.get(parent.index)
-    if word is None or word.verb is Verb.MOVED:
+    word = None if parent is None else journal.decided.get(parent.index)
+    if parent is None or word is None or word.verb is Verb.MOVED:
         return False
     won = (journal.claims[parent.index], word.attempt) == (parent.claim, parent.attempt)
     return word.verb is Verb.CANCELLED or not won

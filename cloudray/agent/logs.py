@@ -37,11 +37,22 @@ class Logs:
 
     def flush(self) -> None:
         """Write what has come since the last time, one object per job."""
+        for writing in self._take():
+            self._io.run(writing)
+
+    async def close(self) -> None:
+        """Write what is left, and wait until it is written."""
+        for writing in self._take():
+            await self._io.do(writing)
+
+    def _take(self) -> list[Procedure[None]]:
         kept, self._kept = self._kept, {}
+        taken = []
         for job, lines in kept.items():
             number = self._pieces[job] = self._pieces.get(job, -1) + 1
             key = layout.log(_DAYS, job, self._agent, number)
-            self._io.run(_put(key, envelope.seal(envelope.Kind.LOG, b"".join(lines))))
+            taken.append(_put(key, envelope.seal(envelope.Kind.LOG, b"".join(lines))))
+        return taken
 
     def folder(self, job: bytes) -> str:
         """Where this agent's pieces of a job's output lie."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from cloudray import ids
 from cloudray.agent.io import Io
@@ -23,6 +23,8 @@ from cloudray.values.outcomes import error_payload
 Callback = Callable[[int, bytes], None]
 
 _FIRST_LOOK_S = 0.005
+#: So many journals of batches that others hold are kept.
+_MAX_JOURNALS = 1000
 #: After so many looks that found nothing new, ask whether the job still exists.
 _LOOKS_BEFORE_DOUBT = 50
 
@@ -75,6 +77,10 @@ class Resolver:
             # Whoever asks later reads the journal again; that is cheaper than keeping it.
             self.results.journals.pop(batch, None)
 
+    def awaited(self, batch: bytes) -> Collection[int]:
+        """The tasks of a batch for whose words somebody waits here."""
+        return self._waiting.get(batch, ())
+
     def decided(self, batch: bytes, indexes: list[int]) -> None:
         """Words about these tasks were folded into a batch's journal."""
         waiting = self._waiting.get(batch)
@@ -85,6 +91,15 @@ class Resolver:
                 self.want(identifier, then)
         if not waiting:
             self._waiting.pop(batch, None)
+            self._trim()
+
+    def _trim(self) -> None:
+        """Forget the oldest journals that nobody waits for: whoever asks reads them again."""
+        known = self.results.journals
+        if len(known) > _MAX_JOURNALS:
+            idle = [one for one in known if one not in self._held and one not in self._waiting]
+            for batch in idle[: len(known) - _MAX_JOURNALS // 2]:
+                del known[batch]
 
     async def _poll(self, batch: bytes) -> None:
         delay_s = _FIRST_LOOK_S

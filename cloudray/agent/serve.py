@@ -96,8 +96,7 @@ async def _serve(spec: AgentSpec, place: Place) -> None:
     stop = asyncio.Event()
     _obey_signals(agent, stop, spec.drain_timeout_s)
     if spec.lifeline_fd is not None:
-        # The driver holds the other end: when it is gone, however it went, so are we.
-        asyncio.get_running_loop().add_reader(spec.lifeline_fd, stop.set)
+        _end_with_driver(spec.lifeline_fd, stop)
     server = await asyncio.get_running_loop().create_unix_server(
         agent.connection_factory, sock=place.listener
     )
@@ -110,6 +109,18 @@ async def _serve(spec: AgentSpec, place: Place) -> None:
         server.close()
         if isinstance(starter, ZygoteStarter):
             starter.close()
+
+
+def _end_with_driver(lifeline: int, stop: asyncio.Event) -> None:
+    """The driver holds the other end of this pipe: when it is gone, however it went, so are we."""
+    loop = asyncio.get_running_loop()
+
+    def gone() -> None:
+        # At its end a pipe stays readable, and the loop would turn and turn.
+        loop.remove_reader(lifeline)
+        stop.set()
+
+    loop.add_reader(lifeline, gone)
 
 
 def _obey_signals(agent: Agent, stop: asyncio.Event, drain_timeout_s: float) -> None:

@@ -14,8 +14,19 @@ import msgspec
 
 from cloudray.executor.zygote import StartRequest
 
-#: Variables that an interpreter or the linker reads only when it starts.
-_READ_AT_START = ("PYTHON", "LD_", "DYLD_", "MALLOC_", "GLIBC_", "LC_", "LANG")
+#: Variables that an interpreter, its modules or the linker read only when they start.
+_READ_AT_START = (
+    "PYTHON",
+    "LD_",
+    "DYLD_",
+    "MALLOC_",
+    "GLIBC_",
+    "LC_",
+    "LANG",
+    "TZ",
+    "TMP",
+    "TEMP",
+)
 #: What is reported of an executor whose zygote died with it.
 _UNKNOWN_STATUS = -9
 
@@ -119,8 +130,13 @@ class ZygoteStarter:
         elif self._dead:
             on_status(_UNKNOWN_STATUS)
         else:
-            self._reaping[pid] = on_status
-            self._control.send(msgspec.msgpack.encode({"reap": pid}))
+            try:
+                self._control.send(msgspec.msgpack.encode({"reap": pid}))
+            except OSError:
+                # Its queue is full, or it has gone and we are yet to hear of it.
+                on_status(_UNKNOWN_STATUS)
+            else:
+                self._reaping[pid] = on_status
 
     def close(self) -> None:
         """Hang up: the zygote ends."""

@@ -126,6 +126,7 @@ class Workers:
         self._blank: list[Worker] = []
         self._tickets = 0
         self._empty = asyncio.Event()
+        self._stopping = False
 
     def next_ticket(self) -> int:
         """A number for a call that no other call of this agent has."""
@@ -134,6 +135,8 @@ class Workers:
 
     def start(self, kind: Kind) -> None:
         """Start an executor, or take one that was started ahead."""
+        if self._stopping:
+            return
         self.starting[kind] = self.starting.get(kind, 0) + 1
         if self._blank and not kind.env_vars:
             worker = self._blank.pop()
@@ -195,6 +198,8 @@ class Workers:
             self._ended(worker, Path(request.progress), -signal.SIGKILL)
             return
         worker.pid = pid
+        if self._stopping:
+            worker.kill()
         for output in worker.outputs:
             output.pid = pid
         self._watch(worker, Path(request.progress))
@@ -233,6 +238,7 @@ class Workers:
 
     async def stop(self) -> None:
         """Kill all executors, and wait until they are gone."""
+        self._stopping = True
         for worker in self.all:
             worker.kill()
         self._empty.clear()

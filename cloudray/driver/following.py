@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -43,6 +43,8 @@ class Following:
         self._anchors: WeakValueDictionary[bytes, Anchor] = WeakValueDictionary()
         self._dropped: deque[bytes] = deque()
         self._lost: dict[bytes, Word] = {}
+        #: batches of other jobs that have not been looked at yet
+        self._strange: set[bytes] = set()
         self._looks = 0
         #: something is waited for that has not been looked at yet
         self.restless = False
@@ -68,6 +70,8 @@ class Following:
         if batch not in self._open:
             self._open[batch] = self.results.journal(batch)
             self.restless = True
+            if ids.job_of(batch) != self._job:
+                self._strange.add(batch)
 
     def drop_unused(self) -> None:
         """Forget batches to whose values no ref is left."""
@@ -126,8 +130,10 @@ class Following:
     def look_around(self) -> bool:
         """Hints may be lost: look at what is waited for, oldest first; whether there was news."""
         self.restless = False
-        news = False
         self._looks += 1
+        # A ref of another job may be older than its job's end: that shows at the first look.
+        strange, self._strange = self._strange, set()
+        news = self._doubt(strange) if strange else False
         for batch in list(self._open)[:_LOOK_BATCHES]:
             journal = self._open.pop(batch)
             self._open[batch] = journal
@@ -137,7 +143,8 @@ class Following:
         if news:
             self._looks = 0
         elif self._looks % _LOOKS_BEFORE_DOUBT == 0:
-            news = self._doubt()
+            others = [batch for batch in self._open if ids.job_of(batch) != self._job]
+            news = self._doubt(others)
         return news
 
     def _grown(self, journal: Journal) -> None:
@@ -154,9 +161,12 @@ class Following:
                     self._open[target.batch] = target
                     self.restless = True
 
-    def _doubt(self) -> bool:
-        """Long nothing: fail what waits for another job's values if that job was deleted."""
-        doubtful = [batch for batch in self._open if ids.job_of(batch) != self._job]
+    def _doubt(self, batches: Iterable[bytes]) -> bool:
+        """Fail what waits for values of jobs that were deleted; whether there were any.
+
+        A job's record goes first, so where it is there the rest is too.
+        """
+        doubtful = [batch for batch in batches if batch in self._open]
         gone = [batch for batch in doubtful if self._store.head(layout.meta(batch)) is None]
         for batch in gone:
             reason = "its job was deleted, or its retention is over"

@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cloudray.agent import discovery as discoveries
+from cloudray.protocol.records import Batch, Claim, Task, unseal
+from cloudray.store import Delete, layout
+from cloudray.store.layout import QueueName, claim_of
+from tests.unit.agent.bench import SETTINGS, Bench, batch_of, name_of, ref, shape_of, store_job
+from tests.unit.agent.conftest import Make
+from tests.unit.protocol.builders import done
+
+BATCH = batch_of(2)
+OTHER = batch_of(2, number=1)
+
+
+def holder_of(bench: Bench, name: QueueName, number: int = 1) -> str | None:
+    """Who holds a batch by its claim of this number."""
+    key = claim_of(name.stem, number)
+    body = bench.store.get(key)
+    return None if body is None else unseal(Claim, body, key).agent
+
+
+async def pass_leases(bench: Bench, leases: float) -> None:
+    """Let time pass while the agent looks at the others as often as it should."""
+    for _ in range(round(leases * 4)):
+        await asyncio.sleep(SETTINGS.lease_s / 4)
+        entries = bench.store.list(layout.AGENTS)
+        bench.discovery.look_at_agents(
+            {entry.key.removeprefix(layout.AGENTS): entry.etag for entry in entries}
+        )
+
+
+# -- rings ---------------------------------------------------------------------------------
+
+
+async def test_a_batch_that_the_bell_names_is_claimed(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    bench.discovery.heard((name,))
+    assert holder_of(bench, name) == bench.agent.id
+    await bench.settle()
+    assert bench.holdings.has(BATCH.id)
+
+
+async def test_a_batch_that_is_held_is_not_claimed_again(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    for _ in range(2):
+        bench.discovery.heard((name,))
+        await bench.settle()
+    assert holder_of(bench, name, 2) is None
+
+
+async def test_a_batch_that_is_being_claimed_is_not_claimed_again(make_bench: Make) -> None:
+    bench = make_bench(remote=True)
+    name = bench.publish(BATCH)
+    bench.discovery.heard((name,))
+    bench.discovery.heard((name,))
+    await asyncio.sleep(1)
+    assert bench.ledger.as_dict()["put"] == 3 + 1
+    assert holder_of(bench, name) == bench.agent.id
+
+
+async def test_a_batch_that_somebody_else_holds_is_left_to_them(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    bench.claim(name, 1, "other")
+    bench.discovery.heard((name,))
+    await bench.settle()
+    assert not bench.holdings.has(BATCH.id)
+    assert bench.discovery.watching
+
+
+async def test_a_hint_that_outran_its_batch_gives_the_claim_back(bench: Bench) -> None:
+    name = name_of(BATCH)
+    bench.discovery.heard((name,))
+    await bench.settle()
+    assert (holder_of(bench, name, 1), holder_of(bench, name, 2)) == (bench.agent.id, "")
+    bench.publish(BATCH)
+    await bench.discovery.scan()
+    assert holder_of(bench, name, 3) == bench.agent.id
+
+
+async def test_a_batch_that_is_finished_is_removed_from_the_queue(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    bench.write(BATCH, done(0), done(1), claim=1)
+    bench.discovery.offer(name, 2)
+    await bench.settle()
+    assert bench.store.get(claim_of(name.stem, 0)) is None
+    assert not bench.holdings.has(BATCH.id)
+
+
+async def test_an_agent_that_leaves_claims_nothing(bench: Bench) -> None:
+    bench.discovery.stopped = True
+    name = bench.publish(BATCH)
+    bench.discovery.heard((name,))
+    assert holder_of(bench, name) is None
+
+
+# -- what fits -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("klass", ["py27-cpu1-m0", "py311-cpu8-m0", "py311-cpu1-m64", "nonsense"])
+async def test_a_class_that_no_batch_of_could_fit_is_not_even_read(
+    bench: Bench, klass: str
+) -> None:
+    before = bench.ledger.as_dict()
+    bench.discovery.heard((name_of(BATCH, klass),))
+    await bench.settle()
+    assert bench.ledger.subtract(before).priced_requests == 0
+
+
+async def test_a_batch_of_a_class_that_always_fits_is_claimed_unread(make_bench: Make) -> None:
+    bench = make_bench(cpus=4)
+    batch = batch_of(1, shape_of(cpus=3.0))
+    bench.discovery.heard((bench.publish(batch),))
+    assert bench.holdings.has(batch.id)
+
+
+@pytest.mark.parametrize(("cpus", "fits"), [(3.0, True), (4.0, False)])
+async def test_a_batch_of_a_class_that_may_fit_is_read_first(
+    make_bench: Make, cpus: float, fits: bool
+) -> None:
+    bench = make_bench(cpus=3)
+    batch = batch_of(1, shape_of(cpus=cpus))
+    name = bench.publish(batch)
+    bench.discovery.heard((name,))
+    await bench.settle()
+    assert bench.holdings.has(batch.id) is fits
+    assert (holder_of(bench, name) is not None) is fits
+
+
+async def test_a_batch_that_does_not_fit_is_read_once(make_bench: Make) -> None:
+    bench = make_bench(cpus=3)
+    name = bench.publish(batch_of(1, shape_of(cpus=4.0)))
+    bench.discovery.heard((name,))
+    await bench.settle()
+    before = bench.ledger.as_dict()
+    bench.discovery.heard((name,))
+    await bench.settle()
+    assert bench.ledger.subtract(before).priced_requests == 0
+
+
+async def test_a_batch_that_has_gone_before_it_could_be_read_is_forgotten(
+    make_bench: Make,
+) -> None:
+    bench = make_bench(cpus=3)
+    name = name_of(batch_of(1, shape_of(cpus=3.0)))
+    bench.discovery.heard((name,))
+    await bench.settle()
+    assert holder_of(bench, name) is None
+    bench.publish(batch_of(1, shape_of(cpus=3.0)))
+    bench.discovery.heard((name,))
+    await bench.settle()
+    assert holder_of(bench, name) == bench.agent.id
+
+
+# -- how much is claimed -------------------------------------------------------------------
+
+
+async def publish_long_ones(bench: Bench) -> list[QueueName]:
+    """Six batches, each of two tasks that are known to take a second."""
+    await bench.hold(batch_of(2, number=99))
+    for executor in bench.executors:
+        executor.end(*executor.queue, duration_us=1_000_000)
+    await bench.settle()
+    return [bench.publish(batch_of(2, number=number)) for number in range(6)]
+
+
+async def test_no_more_is_claimed_than_should_start_soon(bench: Bench) -> None:
+    names = await publish_long_ones(bench)
+    bench.discovery.heard(tuple(names))
+    # Two tasks run, and as many wait as two slots work off in two seconds.
+    assert len(bench.holdings.by_batch) == 3
+
+
+async def test_what_has_been_claimed_and_is_still_being_read_counts(bench: Bench) -> None:
+    names = [bench.publish(batch_of(60, number=number)) for number in range(6)]
+    bench.discovery.heard(tuple(names))
+    assert [holder_of(bench, name) is not None for name in names] == [True] * 2 + [False] * 4
+
+
+async def test_when_something_has_ended_the_next_is_claimed(bench: Bench) -> None:
+    names = await publish_long_ones(bench)
+    bench.discovery.heard(tuple(names))
+    assert holder_of(bench, names[3]) is None
+    for executor in bench.executors:
+        executor.end(*executor.queue, duration_us=1_000_000)
+    await bench.settle()
+    assert holder_of(bench, names[3]) == bench.agent.id
+
+
+async def test_what_a_task_submits_is_claimed_however_busy_the_machine_is(bench: Bench) -> None:
+    bench.measure(10_000_000.0)
+    await bench.hold(batch_of(8))
+    name = bench.publish(OTHER)
+    bench.discovery.heard((name,))
+    assert holder_of(bench, name) is None
+    bench.discovery.offer(name, urgent=True)
+    assert holder_of(bench, name) == bench.agent.id
+
+
+async def test_a_fenced_agent_claims_nothing_from_others(bench: Bench) -> None:
+    bench.dispatcher.fenced = True
+    name = bench.publish(BATCH)
+    bench.discovery.heard((name,))
+    assert holder_of(bench, name) is None
+
+
+async def test_an_agent_full_of_waiting_tasks_takes_only_what_can_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discoveries, "MAX_WAITING_TASKS", 1)
+    pending, ready = batch_of(1, number=7), batch_of(1, number=8)
+    await bench.hold(batch_of(tasks=[Task(0, b"", b"", (ref(pending),))]))
+    unready = batch_of(tasks=[Task(0, b"", b"", (ref(pending),))], number=1)
+    bench.write(ready, done(0))
+    waits_no_longer = batch_of(tasks=[Task(0, b"", b"", (ref(ready),))], number=2)
+    for batch in (unready, waits_no_longer):
+        bench.discovery.heard((bench.publish(batch),))
+    await bench.settle()
+    assert not bench.holdings.has(unready.id)
+    assert bench.holdings.has(waits_no_longer.id)
+
+
+# -- scanning ------------------------------------------------------------------------------
+
+
+async def test_a_scan_finds_what_no_bell_rang_for(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    await bench.discovery.scan()
+    assert holder_of(bench, name) == bench.agent.id
+
+
+async def test_a_scan_reads_page_after_page(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discoveries, "_PAGE", 2)
+    held = [batch_of(1, number=number) for number in range(5)]
+    for batch in held:
+        bench.claim(bench.publish(batch), 1, "other")
+    last = bench.publish(batch_of(1, number=9))
+    await bench.discovery.scan()
+    assert holder_of(bench, last) == bench.agent.id
+
+
+async def test_a_scan_passes_over_what_is_no_batch(bench: Bench) -> None:
+    for key in ("queue/odd", "queue/odd.0", "queue/py311-cpu1-m0/5/odd.0", "queue/a.b"):
+        bench.store.put(key, b"")
+    name = bench.publish(BATCH)
+    await bench.discovery.scan()
+    assert holder_of(bench, name) == bench.agent.id
+
+
+async def test_a_batch_that_was_given_back_is_taken_at_once(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    bench.claim(name, 1, "other")
+    bench.claim(name, 2, "")
+    await bench.discovery.scan()
+    assert holder_of(bench, name, 3) == bench.agent.id
+
+
+async def test_a_batch_that_is_ours_although_we_know_nothing_of_it_is_claimed_anew(
+    bench: Bench,
+) -> None:
+    name = bench.publish(BATCH)
+    bench.claim(name, 1, bench.agent.id)
+    await bench.discovery.scan()
+    assert holder_of(bench, name, 2) == bench.agent.id
+
+
+async def test_who_holds_a_batch_is_read_once(bench: Bench) -> None:
+    bench.claim(bench.publish(BATCH), 1, "other")
+    await bench.discovery.scan()
+    before = bench.ledger.as_dict()
+    await bench.discovery.scan()
+    assert bench.ledger.subtract(before).as_dict()["get"] == 0
+
+
+# -- the dead ------------------------------------------------------------------------------
+
+
+async def test_the_batches_of_an_agent_that_died_are_taken_over(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    bench.claim(name, 1, "other")
+    bench.beat("other", 1)
+    await bench.discovery.scan()
+    await pass_leases(bench, 0.75)
+    assert holder_of(bench, name, 2) is None
+    await pass_leases(bench, 0.5)
+    assert holder_of(bench, name, 2) == bench.agent.id
+
+
+async def test_an_agent_that_beats_keeps_its_batches(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    bench.claim(name, 1, "other")
+    await bench.discovery.scan()
+    for beat in range(8):
+        bench.beat("other", beat)
+        await pass_leases(bench, 0.5)
+    assert holder_of(bench, name, 2) is None
+
+
+async def test_an_agent_that_never_beat_is_dead_too(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    bench.claim(name, 1, "other")
+    bench.discovery.heard((name,))
+    await pass_leases(bench, 1.5)
+    assert holder_of(bench, name, 2) == bench.agent.id
+
+
+async def test_the_dead_are_named(bench: Bench) -> None:
+    bench.beat("other", 1)
+    (entry,) = bench.store.list(layout.AGENTS)
+    etags = {"other": entry.etag, bench.agent.id: "1"}
+    found = set()
+    for _ in range(8):
+        found |= bench.discovery.look_at_agents(etags)
+        await asyncio.sleep(SETTINGS.lease_s / 4)
+    assert found == {"other"}
+
+
+async def test_a_batch_that_ended_meanwhile_is_not_watched_any_more(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    bench.claim(name, 1, "other")
+    await bench.discovery.scan()
+    assert bench.discovery.watching
+    bench.store.perform(Delete((claim_of(name.stem, 0),)))
+    await bench.discovery.scan()
+    assert not bench.discovery.watching
+
+
+# -- leftovers -----------------------------------------------------------------------------
+
+
+async def leave_claims(bench: Bench, batch: Batch) -> QueueName:
+    """Leave the claims of a batch whose entry has gone, as an agent does that dies then."""
+    name = bench.publish(batch)
+    for number in (1, 2):
+        bench.claim(name, number, "other")
+    bench.store.perform(Delete((claim_of(name.stem, 0),)))
+    return name
+
+
+async def test_claims_of_a_finished_batch_are_swept_after_some_leases(bench: Bench) -> None:
+    await leave_claims(bench, BATCH)
+    bench.write(BATCH, done(0), done(1))
+    await bench.discovery.scan()
+    assert len(bench.keys(layout.QUEUE)) == 2
+    await asyncio.sleep(3.5 * SETTINGS.lease_s)
+    await bench.discovery.scan()
+    assert bench.keys(layout.QUEUE) == []
+
+
+async def test_claims_of_a_batch_that_is_not_finished_stay(bench: Bench) -> None:
+    await leave_claims(bench, BATCH)
+    bench.write(BATCH, done(0))
+    for _ in range(3):
+        await bench.discovery.scan()
+        await asyncio.sleep(3.5 * SETTINGS.lease_s)
+    assert len(bench.keys(layout.QUEUE)) == 2
+
+
+async def test_an_entry_that_comes_after_its_claims_starts_the_wait_anew(bench: Bench) -> None:
+    name = await leave_claims(bench, BATCH)
+    await bench.discovery.scan()
+    store_job(bench.store, BATCH)
+    bench.publish(BATCH)
+    await asyncio.sleep(3.5 * SETTINGS.lease_s)
+    await bench.discovery.scan()
+    bench.store.perform(Delete((claim_of(name.stem, 0),)))
+    bench.write(BATCH, done(0), done(1))
+    await bench.discovery.scan()
+    assert len(bench.keys(layout.QUEUE)) == 2
