@@ -86,12 +86,18 @@ class Resolver:
         waiting = self._waiting.get(batch)
         if not waiting:
             return
-        for index in indexes:
-            for identifier, then in waiting.pop(index, ()):
-                self.want(identifier, then)
+        # All is taken out and looked up before anybody is told: who is told may finish the batch,
+        # which forgets its journal, and may wait for more.
+        due = [waiter for index in indexes for waiter in waiting.pop(index, ())]
         if not waiting:
-            self._waiting.pop(batch, None)
-            self._trim()
+            del self._waiting[batch]
+        found = [(waiter, self.results.find(waiter[0])) for waiter in due]
+        for (identifier, then), word in found:
+            if word is None:
+                self.want(identifier, then)
+            else:
+                self._deliver(identifier, word, then)
+        self._trim()
 
     def _trim(self) -> None:
         """Forget the oldest journals that nobody waits for: whoever asks reads them again."""

@@ -159,7 +159,9 @@ class DriverClient:
     ) -> Any:
         """Buffer a call; stored when its batch is full, when somebody waits, or soon."""
         with self._lock:
+            self._following.submitting = True
             batch, index = self._buffer.add(call, arguments, arguments_id, depends_on, contains)
+            self._following.submitting = False
             last = self._last_anchor
             if last is not None and last[0] == batch:
                 anchor = last[1]
@@ -325,6 +327,9 @@ class DriverClient:
             return failed or not pending
 
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        if self._following.restless:
+            # Also when there is no time to wait: what ended long ago is ready.
+            self._look_around()
         if not enough() and not self._pump.run_until(enough, deadline_s) and self.closed:
             raise RaySystemError(_LEFT)
         return words

@@ -45,6 +45,8 @@ class Following:
         self._lost: dict[bytes, Word] = {}
         #: batches of other jobs that have not been looked at yet
         self._strange: set[bytes] = set()
+        #: a call is being taken in, whose batch may be stored before there is a ref to it
+        self.submitting = False
         self._looks = 0
         #: something is waited for that has not been looked at yet
         self.restless = False
@@ -59,8 +61,8 @@ class Following:
         return anchor
 
     def submitted(self, name: QueueName, batch: Batch) -> None:
-        """A batch of ours is being stored: follow it, if any ref to it is left."""
-        if name.batch in self._anchors:
+        """A batch of ours is being stored: follow it, if any ref to it is left, or about to be."""
+        if self.submitting or name.batch in self._anchors:
             journal = Journal(name.batch, name.size, once=batch.once)
             self.results.journals[name.batch] = self._open[name.batch] = journal
 

@@ -84,7 +84,10 @@ class Peers:
         """Connect to an agent's socket; None if nobody answers there (or not on this machine)."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            # A paused agent accepts nobody, and its queue of those who wait may be full.
+            connection.settimeout(0)
             connection.connect(address)
+            connection.settimeout(None)
         except OSError:
             connection.close()
             return None

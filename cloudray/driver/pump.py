@@ -7,9 +7,12 @@ what must happen even then: buffers that are due, lines to print, futures.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
 
 #: How often the background thread looks while the driver is submitting.
 _TICK_S = 0.004
@@ -17,6 +20,8 @@ _TICK_S = 0.004
 _QUIET_S = 0.5
 #: A waiter that does not listen looks this often whether it should.
 _TURN_S = 0.05
+#: After an error in the background it rests so long.
+_PAUSE_S = 1.0
 
 
 class Pump:
@@ -100,28 +105,36 @@ class Pump:
             self._stirred.clear()
 
     def _background(self) -> None:
-        busy_s = time.monotonic()
+        self._busy_s = time.monotonic()
         while not self._closed:
-            if self._tick():
-                busy_s = time.monotonic()
-            if self._waiting:
-                # The waiters listen, and `turn` sees to what is due.
-                busy_s = time.monotonic()
-                self._rest(_TURN_S)
-                continue
-            self.quiet = quiet = time.monotonic() - busy_s > _QUIET_S
-            if quiet and self._tick():
-                # Submitted between the last look and `quiet`: nobody will wake us for it.
-                self.quiet = quiet = False
-            if not quiet and not self.eager:
-                self._rest(_TICK_S)
-            if self._leading.acquire(blocking=False):
-                try:
-                    self._turn(1.0 if quiet else _TICK_S if self.eager else 0.0)
-                finally:
-                    self.quiet = False
-                    self._leading.release()
-                with self._changed:
-                    self._changed.notify_all()
-            else:
-                self._rest(_TICK_S)
+            try:
+                self._go_round()
+            except Exception:  # noqa: BLE001 - logged, and whoever waits meets it too
+                # What is submitted later must still leave.
+                _log.exception("the driver's background work failed; it goes on")
+                self._rest(_PAUSE_S)
+
+    def _go_round(self) -> None:
+        if self._tick():
+            self._busy_s = time.monotonic()
+        if self._waiting:
+            # The waiters listen, and `turn` sees to what is due.
+            self._busy_s = time.monotonic()
+            self._rest(_TURN_S)
+            return
+        self.quiet = quiet = time.monotonic() - self._busy_s > _QUIET_S
+        if quiet and self._tick():
+            # Submitted between the last look and `quiet`: nobody will wake us for it.
+            self.quiet = quiet = False
+        if not quiet and not self.eager:
+            self._rest(_TICK_S)
+        if self._leading.acquire(blocking=False):
+            try:
+                self._turn(1.0 if quiet else _TICK_S if self.eager else 0.0)
+            finally:
+                self.quiet = False
+                self._leading.release()
+            with self._changed:
+                self._changed.notify_all()
+        else:
+            self._rest(_TICK_S)
