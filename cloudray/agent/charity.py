@@ -7,7 +7,7 @@ from functools import partial
 
 from cloudray import ids
 from cloudray.agent.dispatcher import Dispatcher
-from cloudray.agent.held import Held
+from cloudray.agent.held import Held, Status
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
 from cloudray.protocol import demand, sharing
@@ -77,7 +77,15 @@ class Charity:
         self._io.run(
             sharing.give_away(held.journal, part, name, claim=held.claim),
             partial(self._given, held),
+            partial(self._refused, held, indexes),
         )
+
+    def _refused(self, held: Held, indexes: list[int]) -> None:
+        """The store would not have them: they stay."""
+        held.busy = False
+        for index in indexes:
+            if held.status[index] is Status.WAITING:
+                self._dispatcher.ready(held, index)
 
     def _given(self, held: Held, fresh: list[int]) -> None:
         held.busy = False

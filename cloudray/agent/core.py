@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 from cloudray import ids
 from cloudray.agent.charity import Charity
 from cloudray.agent.discovery import Discovery
@@ -30,17 +29,17 @@ from cloudray.protocol import claims
 from cloudray.protocol import messages as m
 from cloudray.protocol.demand import Demand
 from cloudray.protocol.journal import Journal
-from cloudray.protocol.nodes import list_nodes
-from cloudray.protocol.records import Cluster, Heartbeat, seal, unseal
+from cloudray.protocol.nodes import list_agents, list_nodes, read_heartbeats
+from cloudray.protocol.records import Cluster, Heartbeat, seal
 from cloudray.store import Ledger, layout
-from cloudray.store.base import Delete, Entry, GetMany, List, Put, Store
+from cloudray.store.base import Delete, Put, Store
 
 _log = logging.getLogger(__name__)
 
 #: How often stuck calls and idle executors are looked for.
+_LOOK_S, _IDLE_LOOK_S = 0.02, 0.2
 #: How long the last lines of output may take to be written when the agent ends.
 _LAST_WORDS_S = 5.0
-_LOOK_S, _IDLE_LOOK_S = 0.02, 0.2
 
 
 class Agent:
@@ -86,7 +85,7 @@ class Agent:
         )
         holdings.dispatcher = dispatcher
         dispatcher.let_go = holdings.drop
-        self._logs = Logs(io, self.id, lambda job, lines: self._gateway.printed(job, lines))
+        self._logs = Logs(io, self.id, self._printed)
         dispatcher.log_folder = self._logs.folder
         dispatcher.flush_logs = self._logs.flush
         self._discovery = Discovery(
@@ -153,9 +152,8 @@ class Agent:
                 self._holdings.drop(held)
                 await self._io.do(claims.give_back(held.name, held.claim))
         self._charity.give_everything()
-        deadline_s = self._clock() + patience_s
-        while self._holdings.by_batch and self._clock() < deadline_s:
-            await asyncio.sleep(self._settings.commit_s / 2)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._holdings.empty.wait(), patience_s)
 
     async def _leave(self) -> None:
         self._discovery.stopped = True
@@ -178,7 +176,7 @@ class Agent:
                     await result
             except asyncio.CancelledError:
                 raise
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged, and the agent's other work goes on
                 _log.exception("an agent's regular work failed; it goes on")
             await asyncio.sleep(period_s * (0.9 + 0.2 * self._rng.random()))
 
@@ -199,7 +197,7 @@ class Agent:
 
     async def _scan(self) -> None:
         await self._discovery.scan()
-        entries = await self._agents()
+        entries = await self._io.do(list_agents())
         self._others = {entry.key.removeprefix(layout.AGENTS) for entry in entries} - {self.id}
 
     async def _heartbeat(self) -> None:
@@ -245,38 +243,25 @@ class Agent:
         waiting = self._charity.waiting()
         if not self._discovery.watching and not waiting and not self._others:
             return
-        entries = await self._agents()
+        entries = await self._io.do(list_agents())
         etags = {entry.key.removeprefix(layout.AGENTS): entry.etag for entry in entries}
         self._others = etags.keys() - {self.id}
         for agent in self._discovery.look_at_agents(etags):
             # Its batches are being taken over; should it live after all, it beats again.
             await self._store.perform_async(Delete((layout.agent(agent),)))
         if waiting:
-            others = [entry.key for entry in entries if entry.key != layout.agent(self.id)]
-            if any(beat.idle and not beat.draining for beat in await self._beats(others)):
+            others = tuple(entry.key for entry in entries if entry.key != layout.agent(self.id))
+            beats = await self._io.do(read_heartbeats(others))
+            if any(beat.idle and not beat.draining for beat in beats):
                 self._charity.give()
-
-    async def _agents(self) -> list[Entry]:
-        found: list[Entry] = []
-        while True:
-            after = found[-1].key if found else ""
-            page: list[Entry] = await self._store.perform_async(List(layout.AGENTS, after))
-            found += page
-            if len(page) < 1000:  # noqa: PLR2004 - a page of List's default limit
-                return found
-
-    async def _beats(self, keys: list[str]) -> list[Heartbeat]:
-        bodies = await self._store.perform_async(GetMany(tuple(keys)))
-        return [
-            unseal(Heartbeat, body, key)
-            for key, body in zip(keys, bodies, strict=True)
-            if body is not None
-        ]
 
     # -- between the parts -------------------------------------------------------------------
 
     def _published(self, journal: Journal) -> None:
         self._gateway.published(journal)
+
+    def _printed(self, job: bytes, lines: tuple[m.Line, ...]) -> None:
+        self._gateway.printed(job, lines)
 
     def _room(self) -> None:
         self._discovery.claim()

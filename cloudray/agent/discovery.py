@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -132,7 +133,8 @@ class Discovery:
             if exact and (candidate.urgent or not waiting):
                 self._io.run(
                     claims.claim(name, candidate.number, self._agent),
-                    lambda outcome, it=candidate: self._claimed(it, outcome),  # type: ignore[misc]
+                    partial(self._claimed, candidate),
+                    partial(self._claiming.discard, name.batch),
                 )
             else:
                 self._io.spawn(self._claim_after_reading(candidate, only_ready=waiting))
@@ -147,6 +149,12 @@ class Discovery:
         return next(iter(self._candidates.values()), None)
 
     async def _claim_after_reading(self, candidate: Candidate, *, only_ready: bool) -> None:
+        try:
+            await self._read_and_claim(candidate, only_ready=only_ready)
+        finally:
+            self._claiming.discard(candidate.name.batch)
+
+    async def _read_and_claim(self, candidate: Candidate, *, only_ready: bool) -> None:
         name = candidate.name
         key = claim_of(name.stem, 0)
         body = await self._io.store.perform_async(Get(key))
@@ -154,10 +162,8 @@ class Discovery:
         if batch is None or not demands_fit(batch, self._total):
             if batch is not None:
                 self._unfit.add(name.batch)
-            self._claiming.discard(name.batch)
             return
         if only_ready and not await self._io.do(_can_start(batch)):
-            self._claiming.discard(name.batch)
             return
         outcome = await self._io.do(claims.claim(name, candidate.number, self._agent))
         self._claimed(candidate, outcome)

@@ -14,7 +14,7 @@ from cloudray.agent.io import Io
 from cloudray.agent.queues import Line, Queues
 from cloudray.agent.resources import Resources
 from cloudray.agent.workers import Assigned, Worker, Workers
-from cloudray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
+from cloudray.exceptions import RaySystemError, RuntimeEnvSetupError, WorkerCrashedError
 from cloudray.protocol import journal as journals
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import DurationBook
@@ -75,6 +75,8 @@ class Dispatcher:
         #: nothing starts while this is set: the agent may have lost its leases
         self.fenced = False
         self.draining = False
+        #: calls that could not be announced; they are tried again at the next look
+        self._refused: list[tuple[Worker, int]] = []
 
     # -- what becomes ready ------------------------------------------------------------------
 
@@ -238,7 +240,11 @@ class Dispatcher:
             self._rested(worker)
 
         words = [Word(index, Verb.STARTED, attempt=assigned.attempt)]
-        self._io.run(journals.append(held.journal, words, claim=held.claim), written)
+        self._io.run(
+            journals.append(held.journal, words, claim=held.claim),
+            written,
+            lambda: self._refused.append((worker, call.ticket)),
+        )
 
     def _call(self, worker: Worker, assigned: Assigned) -> m.Call:
         held, index = assigned.held, assigned.index
@@ -289,7 +295,11 @@ class Dispatcher:
                 index, Verb(outcome.verb), outcome.values, assigned.attempt, outcome.contains
             )
             if any(codec.local_path(value) for value in outcome.values):
-                self._io.run(place(word, held.batch.id, self._nonce()), partial(self._placed, held))
+                self._io.run(
+                    place(word, held.batch.id, self._nonce()),
+                    partial(self._placed, held),
+                    partial(self._not_placed, held, word),
+                )
             else:
                 held.say(word)
                 touched.add(held)
@@ -301,6 +311,10 @@ class Dispatcher:
     def _placed(self, held: Held, word: Word) -> None:
         held.say(word)
         self._publish(held)
+
+    def _not_placed(self, held: Held, word: Word) -> None:
+        error = RaySystemError("its value could not be stored; the agent's log says why")
+        self._placed(held, Word(word.index, Verb.FAILED, (error_payload(error),), word.attempt))
 
     def _may_retry(self, held: Held, index: int, assigned: Assigned) -> bool:
         limit = assigned.known.shape.max_retries
@@ -442,6 +456,12 @@ class Dispatcher:
             stuck = len(worker.tickets) > 1 and now_s - worker.progress_s > RECALL_S
             if stuck and worker.demand and self._resources.room_for(worker.demand):
                 self._recall(worker)
+        if self._refused:
+            refused, self._refused = self._refused, []
+            for worker, ticket in refused:
+                self._requeue(worker, (ticket,))
+                self._rested(worker)
+            self.run()
         self.workers.trim(self._resources.slots, now_s, IDLE_S)
 
     def _recall(self, worker: Worker) -> None:

@@ -129,6 +129,10 @@ class Held:
         self._decided(index)
         self.outbox.append(word)
 
+    def take_back(self, words: list[Word]) -> None:
+        """Words that could not be published: the final ones go back into the outbox."""
+        self.outbox[:0] = [word for word in words if word.verb is not Verb.STARTED]
+
     def is_fresh(self, index: int) -> bool:
         """Whether a task has never been started: one that has takes its history along nowhere."""
         return index not in self.deaths and not self.journal.started.get(index)

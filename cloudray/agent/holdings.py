@@ -22,7 +22,6 @@ from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Cluster, Parent, Verb, Word
 from cloudray.store.base import Delete
 from cloudray.store.layout import QueueName
-from cloudray.store.procedures import Procedure
 from cloudray.values.outcomes import error_payload
 
 _log = logging.getLogger(__name__)
@@ -53,6 +52,9 @@ class Holdings:
         self._on_room = on_room
         self.dispatcher: Dispatcher
         self.by_batch: dict[bytes, Held] = {}
+        #: set while nothing is held
+        self.empty = asyncio.Event()
+        self.empty.set()
         self._preparing: dict[bytes, QueueName] = {}
         #: journals of batches that others hold, whose tasks submitted some that are held here
         self._parents: dict[bytes, Journal] = {}
@@ -104,6 +106,7 @@ class Holdings:
 
     def _begin(self, held: Held) -> None:
         self.by_batch[held.batch.id] = held
+        self.empty.clear()
         held.note(list(held.journal.decided))
         self._resolver.hold(held.journal)
         for index, task in enumerate(held.batch.tasks):
@@ -201,7 +204,16 @@ class Holdings:
         self._io.run(
             journals.append(held.journal, words, claim=held.claim, durations=held.take_durations()),
             partial(self._published, held),
+            partial(self._refused, held, words),
         )
+
+    def _refused(self, held: Held, words: list[Word]) -> None:
+        """The store would not have them: try again a lease later."""
+        held.busy = False
+        held.take_back(words)
+        if not held.timer:
+            held.timer = True
+            asyncio.get_running_loop().call_later(self._settings.lease_s, self._due, held)
 
     def _published(self, held: Held, fresh: list[int]) -> None:
         held.busy = False
@@ -248,6 +260,8 @@ class Holdings:
         """Stop caring about a batch: it is finished, or another's."""
         held.dropped = True
         self.by_batch.pop(held.batch.id, None)
+        if not self.by_batch:
+            self.empty.set()
         self._resolver.let_go(held.batch.id)
 
     # -- looking -----------------------------------------------------------------------------
@@ -261,7 +275,11 @@ class Holdings:
             held.look_again = True
             return
         held.busy = True
-        self._io.run(journals.catch_up(held.journal), partial(self._published, held))
+        self._io.run(
+            journals.catch_up(held.journal),
+            partial(self._published, held),
+            partial(self._refused, held, []),
+        )
 
     def tick(self) -> None:
         """Every commit interval: say STARTED of what runs long; now and then look for news."""
@@ -291,9 +309,7 @@ class Holdings:
         for held in self.by_batch.values():
             if held.batch.parent is not None:
                 children.setdefault(held.batch.parent.batch, []).append(held)
-        self._parents = {
-            batch: self._parents.get(batch) or Journal(batch) for batch in children
-        }
+        self._parents = {batch: self._parents.get(batch) or Journal(batch) for batch in children}
         for batch, family in children.items():
             parent = self.by_batch.get(batch)
             if parent is not None:

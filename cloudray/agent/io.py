@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from cloudray.store.base import Store
+from cloudray.store.base import Store, StoreError
 from cloudray.store.procedures import Procedure, drive, drive_async
 
 _T = TypeVar("_T")
@@ -25,14 +25,27 @@ class Io:
         self.store = store
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def run(self, procedure: Procedure[_T], then: Callable[[_T], None] | None = None) -> None:
-        """Run a procedure, and `then` with its result."""
-        if self.store.inline:
+    def run(
+        self,
+        procedure: Procedure[_T],
+        then: Callable[[_T], None] | None = None,
+        otherwise: Callable[[], None] | None = None,
+    ) -> None:
+        """Run a procedure, and `then` with its result.
+
+        When the store refuses it for good (a full disk, say), that is logged, and `otherwise` is
+        called instead.
+        """
+        if not self.store.inline:
+            self.spawn(self._run(procedure, then, otherwise))
+            return
+        try:
             result = drive(self.store, procedure)
+        except StoreError as error:
+            _refused(error, otherwise)
+        else:
             if then is not None:
                 then(result)
-        else:
-            self.spawn(self._run(procedure, then))
 
     async def do(self, procedure: Procedure[_T]) -> _T:
         """Run a procedure and wait for its result."""
@@ -54,12 +67,27 @@ class Io:
         for task in self._tasks:
             task.cancel()
 
-    async def _run(self, procedure: Procedure[_T], then: Callable[[_T], None] | None) -> None:
-        result = await drive_async(self.store, procedure)
-        if then is not None:
-            then(result)
+    async def _run(
+        self,
+        procedure: Procedure[_T],
+        then: Callable[[_T], None] | None,
+        otherwise: Callable[[], None] | None,
+    ) -> None:
+        try:
+            result = await drive_async(self.store, procedure)
+        except StoreError as error:
+            _refused(error, otherwise)
+        else:
+            if then is not None:
+                then(result)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("background work of the agent failed", exc_info=error)
+
+
+def _refused(error: StoreError, otherwise: Callable[[], None] | None) -> None:
+    _log.error("the store refused an operation: %s", error)
+    if otherwise is not None:
+        otherwise()

@@ -93,8 +93,11 @@ class Worker:
         """End it now, with whatever it has started."""
         if self.pid and not self.reaped:
             # Not reaped, so the number is still its own.
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                # It has not come so far as to lead a group of its own, and has started nothing.
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class Workers:

@@ -21,7 +21,7 @@ from cloudray.exceptions import ObjectLostError, RaySystemError
 from cloudray.protocol import claims
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import DurationBook, batch_limit
-from cloudray.protocol.buffer import Prepared, SubmitBuffer
+from cloudray.protocol.buffer import Linger, Prepared, SubmitBuffer
 from cloudray.protocol.demand import UNIT
 from cloudray.protocol.nodes import heartbeats, list_nodes
 from cloudray.protocol.records import Batch, Cluster, Job, Verb, Word
@@ -39,10 +39,8 @@ from cloudray.values.outcomes import (
     value_of,
 )
 
-#: An unfinished buffer is stored at the latest after this, however fast it grows.
-_LINGER_TICKS = 6
-#: How often journals are looked at although nobody hinted, at least and at most.
-_LOOK_S, _RARE_LOOK_S = 0.05, 1.0
+#: How often journals are looked at although agents that would hint are connected.
+_RARE_LOOK_S = 1.0
 #: How often agents that started meanwhile are looked for.
 _PEERS_S = 1.0
 
@@ -90,7 +88,7 @@ class DriverClient:
         self._requests = 0
         self._looked_s = 0.0
         self._peers_s = time.monotonic()
-        self._seen_tasks, self._ticks = 0, 0
+        self._linger = Linger()
         self.closed = False
         self._pump = Pump(self._turn, self._tick, self._peers.wake, self._changed)
 
@@ -160,8 +158,10 @@ class DriverClient:
         """Buffer a call; stored when its batch is full, when somebody waits, or soon."""
         with self._lock:
             self._following.submitting = True
-            batch, index = self._buffer.add(call, arguments, arguments_id, depends_on, contains)
-            self._following.submitting = False
+            try:
+                batch, index = self._buffer.add(call, arguments, arguments_id, depends_on, contains)
+            finally:
+                self._following.submitting = False
             last = self._last_anchor
             if last is not None and last[0] == batch:
                 anchor = last[1]
@@ -356,13 +356,17 @@ class DriverClient:
 
     def _turn(self, timeout_s: float) -> None:
         """Wait for hints and act on them; look for oneself when none comes."""
-        look_s = _LOOK_S if not len(self._peers) else _RARE_LOOK_S
+        look_s = _RARE_LOOK_S if len(self._peers) else self.settings.commit_s / 2
+        if self._following.restless:
+            # Something is waited for that may have ended before anybody listened for hints.
+            self._look_around()
+            timeout_s = 0.0
         messages = self._peers.wait(min(timeout_s, look_s))
         if messages:
             with self._lock:
                 for peer, message in messages:
                     self._handle(peer, message)
-        if self._following.restless or time.monotonic() - self._looked_s > look_s:
+        if time.monotonic() - self._looked_s > look_s:
             self._look_around()
 
     def _handle(self, peer: Peer, message: m.Message) -> None:
@@ -433,15 +437,8 @@ class DriverClient:
             return True
         try:
             waiting = len(self._buffer)
-            if not waiting:
-                self._seen_tasks = self._ticks = 0
-                return bool(self._futures)
-            self._ticks += 1
-            if waiting == self._seen_tasks or self._ticks >= _LINGER_TICKS:
+            if self._linger.is_over(waiting):
                 self._buffer.flush()
-                self._seen_tasks = self._ticks = 0
-            else:
-                self._seen_tasks = waiting
-            return True
+            return bool(waiting or self._futures)
         finally:
             self._lock.release()

@@ -178,9 +178,7 @@ class Following:
         return bool(gone)
 
 
-def first_found(
-    identifiers: list[bytes], count: int, find: Callable[[bytes], Any]
-) -> list[int]:
+def first_found(identifiers: list[bytes], count: int, find: Callable[[bytes], Any]) -> list[int]:
     """The positions of the first `count` ids that `find` finds."""
     found: list[int] = []
     for position, identifier in enumerate(identifiers):

@@ -15,7 +15,7 @@ import msgspec
 from cloudray import ids
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import batch_limit
-from cloudray.protocol.buffer import Prepared, SubmitBuffer
+from cloudray.protocol.buffer import Linger, Prepared, SubmitBuffer
 from cloudray.protocol.demand import from_units
 from cloudray.protocol.records import Batch, Parent, Shape
 from cloudray.refs import ObjectRef
@@ -28,8 +28,6 @@ from cloudray.values.outcomes import Outcome, refs_of, settle, timed_out, value_
 _AGENTS = 1
 #: How often calls that wait for company are looked at.
 TICK_S = 0.004
-#: They are stored at the latest after this, however fast more of them come.
-_LINGER_TICKS = 6
 
 
 class Attempt:
@@ -74,7 +72,7 @@ class ExecutorClient:
         self._waiting = 0
         #: calls wait for company: `flush_due` is on its way
         self._stirred = False
-        self._seen_calls, self._ticks = 0, 0
+        self._linger = Linger()
         self._answers: dict[int, bytes] = {}
         self._requests = 0
 
@@ -111,15 +109,9 @@ class ExecutorClient:
         try:
             attempt = self._attempt
             waiting = 0 if attempt is None or attempt.buffer is None else len(attempt.buffer)
-            self._ticks += 1
-            if not waiting:
-                self._stirred = False
-                self._seen_calls = self._ticks = 0
-            elif waiting == self._seen_calls or self._ticks >= _LINGER_TICKS:
+            if self._linger.is_over(waiting):
                 self._flush()
-                self._seen_calls = self._ticks = 0
-            else:
-                self._seen_calls = waiting
+            self._stirred = waiting > 0
             return self._stirred
         finally:
             self._lock.release()

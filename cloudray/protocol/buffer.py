@@ -21,6 +21,32 @@ class Prepared(msgspec.Struct, frozen=True):
     once: bool
 
 
+#: Calls are stored at the latest after so many ticks, however fast more of them come.
+_LINGER_TICKS = 6
+
+
+class Linger:
+    """How long calls wait for company: until no more come, but not for ever.
+
+    Its owner asks at every tick, which are a few milliseconds apart.
+    """
+
+    __slots__ = ("_seen", "_ticks")
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._ticks = 0
+
+    def is_over(self, waiting: int) -> bool:
+        """Whether so many waiting calls have waited long enough, and are to be stored now."""
+        self._ticks += 1
+        over = waiting > 0 and (waiting == self._seen or self._ticks >= _LINGER_TICKS)
+        self._seen = waiting
+        if over or not waiting:
+            self._seen = self._ticks = 0
+        return over
+
+
 class _OpenBatch:
     __slots__ = ("id", "klass", "needs", "priority", "shapes", "size_bytes", "tasks", "weight")
 

@@ -10,11 +10,29 @@ from cloudray.store import layout
 from cloudray.store.base import Entry, GetMany, List
 from cloudray.store.procedures import Procedure
 
+#: How many agents are listed in one request.
+_PAGE = 1000
+
+
+def list_agents() -> Procedure[list[Entry]]:
+    """List the heartbeats of all agents, without reading them."""
+    found: list[Entry] = []
+    while True:
+        after = found[-1].key if found else ""
+        page: list[Entry] = yield List(layout.AGENTS, after, _PAGE)
+        found += page
+        if len(page) < _PAGE:
+            return found
+
 
 def heartbeats() -> Procedure[list[Heartbeat]]:
     """Read all heartbeats."""
-    entries: list[Entry] = yield List(layout.AGENTS)
-    keys = tuple(entry.key for entry in entries)
+    entries = yield from list_agents()
+    return (yield from read_heartbeats(tuple(entry.key for entry in entries)))
+
+
+def read_heartbeats(keys: tuple[str, ...]) -> Procedure[list[Heartbeat]]:
+    """Read the heartbeats at these keys; agents that have left meanwhile are left out."""
     bodies: list[bytes | None] = yield GetMany(keys)
     return [
         unseal(Heartbeat, body, key)

@@ -52,7 +52,7 @@ class _LargeFileError(Exception):
 
 
 class _Process:
-    """This process's number, without a system call each time it is wanted."""
+    """The number of this process, without a system call each time it is wanted."""
 
     def __init__(self) -> None:
         self.note()

@@ -103,4 +103,4 @@ class Agents:
 
     def _heartbeats(self) -> set[str]:
         folder = self.folder / "store" / "agents"
-        return set(os.listdir(folder)) if folder.is_dir() else set()
+        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -131,7 +132,7 @@ def test_killed_executors_and_agents_lose_no_task(agents: Agents, seed: int) -> 
         assert set(words.values()) == {1}
         assert len(words) >= TASKS
     except BaseException:
-        print(agents.logs())
+        sys.stderr.write(agents.logs())
         raise
     finally:
         killer.finished.set()
@@ -201,5 +202,3 @@ def test_work_that_waits_on_a_busy_agent_goes_to_an_idle_one(agents: Agents) -> 
         ray.shutdown()
     agents.stop()
     assert agents.leftovers() == []
-
-

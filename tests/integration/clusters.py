@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from pathlib import Path
@@ -75,4 +74,4 @@ def _runs(process: psutil.Process) -> bool:
 
 def open_descriptors() -> int:
     """How many files, sockets and pipes this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())

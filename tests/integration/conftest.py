@@ -54,6 +54,6 @@ def no_cluster(shared: Shared) -> Iterator[None]:
 
 
 @pytest.fixture
-def own_cluster(no_cluster: None) -> Callable[..., Embedded]:
+def own_cluster(no_cluster: None) -> Callable[..., Embedded]:  # noqa: ARG001 - its teardown
     """Start a cluster for this test alone, with the options given."""
     return clusters.start

@@ -35,7 +35,12 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run_driver(
-    source: str, folder: Path, *, cwd: Path | None = None, fails: bool = False, **env: str
+    source: str,
+    folder: Path,
+    *,
+    cwd: Path | None = None,
+    fails: bool = False,
+    env: dict[str, str] | None = None,
 ) -> Ended:
     """Run a program, which lies in `folder`; unless it `fails`, its exit status is 0."""
     script = folder / "driver.py"
@@ -43,7 +48,7 @@ def run_driver(
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=cwd or folder,
-        env=environment(**env),
+        env=environment(**env or {}),
         capture_output=True,
         check=False,
         text=True,

@@ -10,11 +10,9 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import cloudray as ray
-from tests.integration.gates import count
 
 _MODULUS = 1_000_003
 _LARGE_BYTES = 150_000
@@ -125,18 +123,25 @@ def fail(number: int) -> int:
     raise ProgramError(number % _MODULUS)
 
 
-def flaky(number: int, marker: Path, failures: int) -> int:
+def flaky(number: int, failures: int) -> int:
     """Raise as often as asked for, then return."""
-    if count(marker) <= failures:
+    if attempt() < failures:
         raise ProgramError(number)
     return combine(number, failures)
 
 
-def crash(number: int, marker: Path) -> int:
+def crash(number: int) -> int:
     """Kill the process the first time."""
-    if count(marker) == 1:
+    if attempt() == 0:
         os._exit(1)
     return combine(number, 99)
+
+
+def attempt() -> int:
+    """How often the running call has failed before."""
+    if InPlainPython.attempt is not None:
+        return InPlainPython.attempt
+    return ray.get_runtime_context().get_attempt_number()
 
 
 def open_box(box: Any) -> int:
@@ -145,7 +150,7 @@ def open_box(box: Any) -> int:
         return combine(*[open_box(item) for item in box.values()])
     if isinstance(box, (list, tuple)):
         return combine(*[open_box(item) for item in box])
-    return outcome_of(box) if _is_handle(box) else box  # type: ignore[no-any-return]
+    return outcome_of(box) if _is_handle(box) else box
 
 
 def rescue(box: list[Any]) -> int:
@@ -166,15 +171,13 @@ def weigh(large: bytes, number: int) -> int:
     return combine(large[0], len(large), large[-1], number)
 
 
-def run_nested(program: Program, folder: Path, on_cloudray: bool, *inputs: int) -> int:
+def run_nested(program: Program, machine: Machine, *inputs: int) -> int:
     """Run a program within a task, and combine what it makes."""
-    machine: Machine = OnCloudray(folder) if on_cloudray else InPlainPython(folder)
     return combine(*run(program, machine, inputs))
 
 
-def hand_over(program: Program, folder: Path, on_cloudray: bool, *inputs: int) -> list[Any]:
+def hand_over(program: Program, machine: Machine, *inputs: int) -> list[Any]:
     """Run a program within a task, and return its values before they are there."""
-    machine: Machine = OnCloudray(folder) if on_cloudray else InPlainPython(folder)
     return [value for value in start(program, machine, inputs).values() if _is_handle(value)]
 
 
@@ -234,9 +237,6 @@ def outcome_of(handle: Any) -> int:
 class Machine(Protocol):
     """What a program runs on."""
 
-    folder: Path
-    on_cloudray: bool
-
     def call(
         self, function: str, args: Sequence[Any], kwargs: dict[str, Any], options: dict[str, Any]
     ) -> Any:
@@ -252,10 +252,8 @@ class Machine(Protocol):
 class InPlainPython:
     """Each call runs when it is made."""
 
-    on_cloudray = False
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    #: which attempt of a call is running; None outside of this machine
+    attempt: int | None = None
 
     def call(
         self, function: str, args: Sequence[Any], kwargs: dict[str, Any], options: dict[str, Any]
@@ -274,18 +272,22 @@ class InPlainPython:
             return failed if returns == 1 else [failed] * returns
         return Later(result) if returns == 1 else [Later(item) for item in result]
 
-    def _try(
-        self, function: Any, args: list[Any], kwargs: dict[str, Any], max_retries: int
-    ) -> Any:
-        if function is crash:
-            count(args[1])  # a process that died before
-        for attempt in range(max_retries + 1):
-            try:
-                return function(*args, **kwargs)
-            except ProgramError:
-                if attempt == max_retries:
-                    raise
-        raise AssertionError("unreachable")
+    def _try(self, function: Any, args: list[Any], kwargs: dict[str, Any], max_retries: int) -> Any:
+        outer = InPlainPython.attempt
+        # As if the process had died before.
+        first = 1 if function is crash else 0
+        try:
+            for number in range(first, max_retries + 1):
+                InPlainPython.attempt = number
+                try:
+                    return function(*args, **kwargs)
+                except ProgramError:
+                    if number == max_retries:
+                        raise
+            InPlainPython.attempt = first
+            return function(*args, **kwargs)
+        finally:
+            InPlainPython.attempt = outer
 
     def put(self, value: Any) -> Any:
         """It is there."""
@@ -298,11 +300,6 @@ class InPlainPython:
 
 class OnCloudray:
     """Each call is a task."""
-
-    on_cloudray = True
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
     def call(
         self, function: str, args: Sequence[Any], kwargs: dict[str, Any], options: dict[str, Any]
@@ -329,37 +326,37 @@ class OnCloudray:
 def start(program: Program, machine: Machine, inputs: Sequence[int]) -> dict[Name, Any]:
     """Run the steps; returns what each name stands for: a handle, or a number."""
     known: dict[Name, Any] = {Name(number): value for number, value in enumerate(inputs)}
-
-    def filled(value: Any) -> Any:
-        if isinstance(value, Name):
-            return known[value]
-        if isinstance(value, list):
-            return [filled(item) for item in value]
-        if isinstance(value, dict):
-            return {key: filled(item) for key, item in value.items()}
-        if isinstance(value, Path):
-            return machine.folder / value
-        return value
-
     for step in program.steps:
-        args = [filled(arg) for arg in step.args]
-        kwargs = {key: filled(arg) for key, arg in step.kwargs}
-        made: Any
-        if step.kind == "put":
-            made = machine.put(args[0])
-        elif step.kind == "get":
-            made = outcome_of(args[0])
-        elif step.kind == "wait":
-            handles = [arg if _is_handle(arg) else machine.put(arg) for arg in args[1]]
-            ready, rest = machine.wait(handles, args[0])
-            made = sum(outcome_of(handle) for handle in (*ready, *rest)) % _MODULUS
-        else:
-            if step.function in ("run_nested", "hand_over"):
-                args[1:1] = [machine.folder, machine.on_cloudray]
-            made = machine.call(step.function, args, kwargs, dict(step.options))
-        for name, value in zip(step.names, made if len(step.names) > 1 else [made], strict=True):
-            known[name] = value
+        args = [_filled(arg, known) for arg in step.args]
+        kwargs = {key: _filled(arg, known) for key, arg in step.kwargs}
+        made = _take(step, machine, args, kwargs)
+        values = made if len(step.names) > 1 else [made]
+        known.update(zip(step.names, values, strict=True))
     return known
+
+
+def _filled(value: Any, known: dict[Name, Any]) -> Any:
+    if isinstance(value, Name):
+        return known[value]
+    if isinstance(value, list):
+        return [_filled(item, known) for item in value]
+    if isinstance(value, dict):
+        return {key: _filled(item, known) for key, item in value.items()}
+    return value
+
+
+def _take(step: Step, machine: Machine, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    if step.kind == "put":
+        return machine.put(args[0])
+    if step.kind == "get":
+        return outcome_of(args[0])
+    if step.kind == "wait":
+        handles = [arg if _is_handle(arg) else machine.put(arg) for arg in args[1]]
+        ready, rest = machine.wait(handles, args[0])
+        return sum(outcome_of(handle) for handle in (*ready, *rest)) % _MODULUS
+    if step.function in ("run_nested", "hand_over"):
+        args.insert(1, machine)
+    return machine.call(step.function, args, kwargs, dict(step.options))
 
 
 def run(program: Program, machine: Machine, inputs: Sequence[int] = ()) -> list[int]:
@@ -376,7 +373,6 @@ class _Author:
 
     rng: random.Random
     depth: int
-    markers: list[int]
     inputs: int
     steps: list[Step] = field(default_factory=list)
     #: what is certainly a number, and what may fail instead
@@ -388,7 +384,7 @@ class _Author:
 
     def write(self, length: int) -> Program:
         self.numbers = self.names(self.inputs)
-        choices = [
+        choices: list[tuple[Callable[[], None], float]] = [
             (self.task, 6),
             (self.several, 2),
             (self.store, 2),
@@ -440,10 +436,6 @@ class _Author:
         options = more.pop("options", ())
         self.steps.append(Step(kind, tuple(names), function, args, kwargs, options))
         return names
-
-    def marker(self) -> Path:
-        self.markers.append(len(self.markers))
-        return Path(f"marker-{self.markers[-1]}")
 
     # -- steps -------------------------------------------------------------------------------
 
@@ -497,14 +489,12 @@ class _Author:
         failures = self.rng.randint(1, 2)
         options = self.options(retry_exceptions=True, max_retries=self.rng.randint(1, 3))
         enough = dict(options)["max_retries"] >= failures
-        made = self.add(
-            "retry", "flaky", self.rng.randrange(100), self.marker(), failures, options=options
-        )
+        made = self.add("retry", "flaky", self.number(), failures, options=options)
         (self.numbers if enough else self.doubtful).extend(made)
 
     def crash(self) -> None:
-        args = (self.number(), self.marker())
-        self.numbers += self.add("crash", "crash", *args, options=(("max_retries", 1),))
+        options = (("max_retries", self.rng.randint(1, 2)),)
+        self.numbers += self.add("crash", "crash", self.number(), options=options)
 
     def weigh(self) -> None:
         if not self.large or self.rng.random() < 0.3:
@@ -514,7 +504,7 @@ class _Author:
 
     def part(self) -> tuple[Program, list[Any]]:
         inputs = [self.number() for _ in range(self.rng.randint(0, 3))]
-        author = _Author(self.rng, self.depth - 1, self.markers, len(inputs))
+        author = _Author(self.rng, self.depth - 1, len(inputs))
         return author.write(self.rng.randint(2, 6)), inputs
 
     def nested(self) -> None:
@@ -531,4 +521,4 @@ class _Author:
 def write_program(seed: int) -> Program:
     """The program of this seed: always the same."""
     rng = random.Random(seed)
-    return _Author(rng, 2, [], 0).write(rng.randint(10, 40))
+    return _Author(rng, 2, 0).write(rng.randint(10, 40))

@@ -49,7 +49,8 @@ def measure() -> None:
     ray.get([short_or_long.remote(number, None) for number in range(300)])
 
 
-def test_a_no_op_task_costs_two_hundredths_of_a_request(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_no_op_task_costs_two_hundredths_of_a_request() -> None:
     """The figure of the design, with whatever the agent asks for itself meanwhile."""
     before = request_counts()
     ray.get([same.remote(number) for number in range(10_000)])
@@ -57,7 +58,8 @@ def test_a_no_op_task_costs_two_hundredths_of_a_request(cluster: Embedded) -> No
     assert asked.priced_requests <= 0.02 * 10_000, asked
 
 
-def test_few_tasks_cost_few_requests(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_few_tasks_cost_few_requests() -> None:
     before = request_counts()
     for number in range(20):
         ray.get(same.remote(number))
@@ -66,12 +68,14 @@ def test_few_tasks_cost_few_requests(cluster: Embedded) -> None:
     assert asked.priced_requests <= 20 * 8, asked
 
 
-def test_requests_are_counted_in_drivers_only(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_requests_are_counted_in_drivers_only() -> None:
     with pytest.raises(RuntimeError, match="outside of tasks"):
         ray.get(ray.remote(request_counts).remote())
 
 
-def test_counts_are_a_ledger(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_counts_are_a_ledger() -> None:
     assert isinstance(request_counts(), Ledger)
 
 
@@ -84,9 +88,7 @@ def test_a_long_task_holds_back_no_result_of_its_neighbours(
     if known:
         measure()
     gate = tmp_path / "gate"
-    refs = [
-        short_or_long.remote(number, gate if number == 20 else None) for number in range(200)
-    ]
+    refs = [short_or_long.remote(number, gate if number == 20 else None) for number in range(200)]
     long = refs.pop(20)
     found = ray.get(refs)
     assert [number for number, _ in found] == [n for n in range(200) if n != 20]
@@ -162,7 +164,8 @@ def test_results_arrive_while_their_batch_runs(own_cluster: Callable[..., Embedd
     assert sum(arrived < last_began_s for arrived in arrived_s) >= 15
 
 
-def test_tasks_that_need_each_other_travel_together(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_tasks_that_need_each_other_travel_together() -> None:
     total = same.remote(0)
     for number in range(300):
         total = add.remote(total, number)
@@ -184,14 +187,16 @@ def test_a_link_of_a_chain_costs_less_than_a_commit_interval(
     ray.cancel(sleeper)
 
 
-def test_a_wide_graph_comes_together(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_wide_graph_comes_together() -> None:
     leaves = [same.remote(number) for number in range(512)]
     while len(leaves) > 1:
         leaves = [add.remote(*leaves[first : first + 8]) for first in range(0, len(leaves), 8)]
     assert ray.get(leaves[0]) == sum(range(512))
 
 
-def test_functions_with_different_options_are_submitted_side_by_side(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_functions_with_different_options_are_submitted_side_by_side() -> None:
     refs = []
     for number in range(60):
         option = same.options(
@@ -201,7 +206,8 @@ def test_functions_with_different_options_are_submitted_side_by_side(cluster: Em
     assert ray.get(refs) == list(range(60))
 
 
-def test_graphs_over_several_kinds_of_batches_have_no_cycles(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_graphs_over_several_kinds_of_batches_have_no_cycles() -> None:
     """Each link is of another queue than the one before, so their batches need each other."""
     total = same.remote(0)
     for number in range(100):
@@ -209,14 +215,16 @@ def test_graphs_over_several_kinds_of_batches_have_no_cycles(cluster: Embedded) 
     assert ray.get(total) == sum(range(100))
 
 
-def test_large_arguments_close_a_batch(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_large_arguments_close_a_batch() -> None:
     ballast = bytes(90_000)
     values = ray.get([same.remote((number, ballast)) for number in range(60)])
     assert [number for number, _ in values] == list(range(60))
     assert all(found == ballast for _, found in values)
 
 
-def test_short_tasks_share_the_slots_fairly(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_short_tasks_share_the_slots_fairly() -> None:
     measure()
     pids = [pid for _, pid in ray.get([nap_pid.remote() for _ in range(200)])]
     counts = [pids.count(pid) for pid in set(pids)]

@@ -47,7 +47,8 @@ def assert_cancelled(ref: ray.ObjectRef[Any]) -> None:
     assert raised.value.task_id == ref.task_id()
 
 
-def test_a_running_task_is_interrupted(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_running_task_is_interrupted(tmp_path: Path) -> None:
     ref = run_until_interrupted.remote(tmp_path)
     wait_for(tmp_path / "started")
     ray.cancel(ref)
@@ -69,7 +70,8 @@ def test_the_process_of_an_interrupted_task_goes_on(
     assert tmp_path.joinpath(f"pid-{pid}").exists()
 
 
-def test_with_force_the_process_is_killed(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_with_force_the_process_is_killed(tmp_path: Path) -> None:
     @ray.remote
     def ignore_interrupts(folder: Path) -> None:
         folder.joinpath(str(os.getpid())).touch()
@@ -124,7 +126,8 @@ def test_what_has_not_started_never_does(
     assert not tmp_path.joinpath("second").exists()
 
 
-def test_what_waits_for_its_arguments_is_cancelled(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_what_waits_for_its_arguments_is_cancelled(tmp_path: Path) -> None:
     first = wait_until.remote(tmp_path / "gate", tmp_path / "first")
     second = same.remote(first)
     ray.cancel(second)
@@ -133,7 +136,8 @@ def test_what_waits_for_its_arguments_is_cancelled(cluster: Embedded, tmp_path: 
     assert ray.get(first) == "not cancelled"
 
 
-def test_what_was_just_submitted_is_cancelled(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_what_was_just_submitted_is_cancelled(tmp_path: Path) -> None:
     refs = [wait_until.remote(tmp_path / "gate", tmp_path / str(n)) for n in range(20)]
     for ref in refs:
         ray.cancel(ref)
@@ -141,7 +145,8 @@ def test_what_was_just_submitted_is_cancelled(cluster: Embedded, tmp_path: Path)
         assert_cancelled(ref)
 
 
-def test_cancelling_what_is_finished_changes_nothing(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_cancelling_what_is_finished_changes_nothing() -> None:
     ref = same.remote("done")
     ray.get(ref)
     ray.cancel(ref)
@@ -149,13 +154,15 @@ def test_cancelling_what_is_finished_changes_nothing(cluster: Embedded) -> None:
     assert ray.get(ref) == "done"
 
 
-def test_cancelling_a_stored_value_changes_nothing(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_cancelling_a_stored_value_changes_nothing() -> None:
     ref = ray.put("stored")
     ray.cancel(ref)
     assert ray.get(ref) == "stored"
 
 
-def test_cancelling_twice_is_cancelling_once(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_cancelling_twice_is_cancelling_once(tmp_path: Path) -> None:
     ref = run_until_interrupted.remote(tmp_path)
     wait_for(tmp_path / "started")
     for _ in range(3):
@@ -163,7 +170,8 @@ def test_cancelling_twice_is_cancelling_once(cluster: Embedded, tmp_path: Path) 
     assert_cancelled(ref)
 
 
-def test_every_result_of_a_cancelled_task_is_cancelled(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_every_result_of_a_cancelled_task_is_cancelled(tmp_path: Path) -> None:
     first, second = run_until_interrupted.options(num_returns=2).remote(tmp_path)
     wait_for(tmp_path / "started")
     ray.cancel(second)
@@ -171,7 +179,8 @@ def test_every_result_of_a_cancelled_task_is_cancelled(cluster: Embedded, tmp_pa
     assert_cancelled(second)
 
 
-def test_a_cancelled_task_fails_those_that_need_it(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_cancelled_task_fails_those_that_need_it(tmp_path: Path) -> None:
     ref = run_until_interrupted.remote(tmp_path)
     needing = same.remote(same.remote(ref))
     wait_for(tmp_path / "started")
@@ -181,7 +190,8 @@ def test_a_cancelled_task_fails_those_that_need_it(cluster: Embedded, tmp_path: 
     assert raised.value.task_id == ref.task_id()
 
 
-def test_a_get_that_waits_is_told_at_once(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_get_that_waits_is_told_at_once(tmp_path: Path) -> None:
     ref = run_until_interrupted.remote(tmp_path)
     future = ref.future()
     wait_for(tmp_path / "started")
@@ -189,9 +199,8 @@ def test_a_get_that_waits_is_told_at_once(cluster: Embedded, tmp_path: Path) -> 
     assert isinstance(future.exception(), TaskCancelledError)
 
 
-def test_a_task_that_waits_for_a_child_is_interrupted_there(
-    cluster: Embedded, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_that_waits_for_a_child_is_interrupted_there(tmp_path: Path) -> None:
     @ray.remote
     def parent(folder: Path) -> Any:
         try:
@@ -207,9 +216,8 @@ def test_a_task_that_waits_for_a_child_is_interrupted_there(
     wait_for(tmp_path / "parent interrupted")
 
 
-def test_the_children_of_a_cancelled_task_are_cancelled_too(
-    cluster: Embedded, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_the_children_of_a_cancelled_task_are_cancelled_too(tmp_path: Path) -> None:
     @ray.remote
     def parent(folder: Path) -> Any:
         return ray.get(run_until_interrupted.remote(folder))
@@ -221,7 +229,8 @@ def test_the_children_of_a_cancelled_task_are_cancelled_too(
     wait_for(tmp_path / "interrupted")
 
 
-def test_a_task_cancels_its_own_child(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_cancels_its_own_child(tmp_path: Path) -> None:
     @ray.remote
     def parent(folder: Path) -> str:
         child = run_until_interrupted.remote(folder)
@@ -237,7 +246,8 @@ def test_a_task_cancels_its_own_child(cluster: Embedded, tmp_path: Path) -> None
     wait_for(tmp_path / "interrupted")
 
 
-def test_a_task_can_ask_whether_it_is_cancelled(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_can_ask_whether_it_is_cancelled(tmp_path: Path) -> None:
     @ray.remote
     def ask(folder: Path) -> None:
         folder.joinpath(f"before-{ray.get_runtime_context().is_canceled()}").touch()
@@ -253,10 +263,11 @@ def test_a_task_can_ask_whether_it_is_cancelled(cluster: Embedded, tmp_path: Pat
     assert_cancelled(ref)
 
 
-def test_a_coroutine_is_interrupted_where_it_waits(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_coroutine_is_interrupted_where_it_waits(tmp_path: Path) -> None:
     @ray.remote
     async def nap(folder: Path) -> None:
-        import asyncio  # noqa: PLC0415 - in the task
+        import asyncio
 
         folder.joinpath("started").touch()
         try:

@@ -32,7 +32,8 @@ def facts() -> dict[str, Any]:
     }
 
 
-def test_a_driver_is_no_task(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_driver_is_no_task() -> None:
     context = ray.get_runtime_context()
     assert context.worker == "driver"
     assert context.get_task_id() is None
@@ -43,7 +44,8 @@ def test_a_driver_is_no_task(cluster: Embedded) -> None:
     assert context.gcs_address.startswith("file://")
 
 
-def test_a_task_knows_its_job_its_node_and_itself(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_knows_its_job_its_node_and_itself() -> None:
     ref = facts.options(name="tea").remote()
     found = ray.get(ref)
     (node,) = ray.nodes()
@@ -55,7 +57,8 @@ def test_a_task_knows_its_job_its_node_and_itself(cluster: Embedded) -> None:
     assert (found["attempt"], found["mode"]) == (0, "executor")
 
 
-def test_a_task_without_a_name_is_called_like_its_function(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_without_a_name_is_called_like_its_function() -> None:
     assert ray.get(facts.remote())["name"] == "facts"
 
 
@@ -99,7 +102,8 @@ def test_what_a_running_task_holds_is_not_available(
         ray.wait([ray.put(None)])
 
 
-def test_a_node_is_described_as_ray_does(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_node_is_described_as_ray_does() -> None:
     (node,) = ray.nodes()
     assert node["Alive"]
     assert node["NodeManagerHostname"] == socket.gethostname()

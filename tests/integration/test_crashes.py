@@ -63,9 +63,8 @@ def crash_of(ref: ray.ObjectRef[Any]) -> WorkerCrashedError:
 
 
 @pytest.mark.parametrize("how", [segfault, leave, kill, exit_politely])
-def test_a_death_costs_a_retry(
-    cluster: Embedded, tmp_path: Path, how: Callable[[], None]
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_death_costs_a_retry(tmp_path: Path, how: Callable[[], None]) -> None:
     assert ray.get(die_first.remote(tmp_path / "runs", 1, how)) == 2
 
 
@@ -78,8 +77,8 @@ def test_a_death_costs_a_retry(
         (exit_politely, None, 7, "left with exit code 7"),
     ],
 )
+@pytest.mark.usefixtures("cluster")
 def test_the_error_says_how_the_process_died(
-    cluster: Embedded,
     how: Callable[[], None],
     signal_name: str | None,
     exit_code: int,
@@ -90,7 +89,8 @@ def test_the_error_says_how_the_process_died(
     assert message in str(error)
 
 
-def test_the_error_says_which_task_and_which_attempt(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_the_error_says_which_task_and_which_attempt(tmp_path: Path) -> None:
     dying = die_first.options(max_retries=1, name="fragile")
     ref = dying.remote(tmp_path / "runs", 9, leave)
     error = crash_of(ref)
@@ -100,17 +100,18 @@ def test_the_error_says_which_task_and_which_attempt(cluster: Embedded, tmp_path
     assert "attempt 2 of 2" in str(error)
 
 
-def test_the_error_has_the_last_lines_of_the_task_and_of_no_other(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_the_error_has_the_last_lines_of_the_task_and_of_no_other() -> None:
     @ray.remote
     def chat(name: str) -> None:
-        print(f"{name} is fine")
+        print(f"{name} is fine")  # noqa: T201
 
     @ray.remote(max_retries=0)
     def last_words() -> None:
         for number in range(30):
-            print(f"line {number}")
-        print("no newline", end="", flush=True)
-        print("to stderr", file=sys.stderr)
+            print(f"line {number}")  # noqa: T201
+        print("no newline", end="", flush=True)  # noqa: T201
+        print("to stderr", file=sys.stderr)  # noqa: T201
         os.kill(os.getpid(), signal.SIGKILL)
 
     ray.get([chat.remote(f"neighbour {number}") for number in range(6)])
@@ -121,7 +122,8 @@ def test_the_error_has_the_last_lines_of_the_task_and_of_no_other(cluster: Embed
     assert "line 29" in str(error)
 
 
-def test_the_last_lines_include_those_of_native_code(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_the_last_lines_include_those_of_native_code() -> None:
     @ray.remote(max_retries=0)
     def abort() -> None:
         os.write(2, b"free(): invalid pointer\n")
@@ -132,16 +134,18 @@ def test_the_last_lines_include_those_of_native_code(cluster: Embedded) -> None:
     assert error.signal_name == "SIGABRT"
 
 
-def test_the_last_lines_of_a_crash_in_native_code_say_where_it_was(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_the_last_lines_of_a_crash_in_native_code_say_where_it_was() -> None:
     error = crash_of(die.options(max_retries=0).remote(segfault))
     assert any("Segmentation fault" in line for line in error.last_lines)
     assert any("in segfault" in line for line in error.last_lines)
 
 
-def test_the_error_says_where_the_log_is(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_the_error_says_where_the_log_is() -> None:
     @ray.remote(max_retries=0)
     def last_words() -> None:
-        print("remember me")
+        print("remember me")  # noqa: T201
         os._exit(1)
 
     error = crash_of(last_words.remote())
@@ -150,7 +154,8 @@ def test_the_error_says_where_the_log_is(cluster: Embedded) -> None:
     assert any(b"remember me" in piece.read_bytes() for piece in folder.iterdir())
 
 
-def test_a_death_costs_the_neighbours_nothing(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_death_costs_the_neighbours_nothing(tmp_path: Path) -> None:
     """Also those with the same executor, in the same batch, that must not run twice."""
 
     @ray.remote
@@ -164,7 +169,8 @@ def test_a_death_costs_the_neighbours_nothing(cluster: Embedded, tmp_path: Path)
     assert ray.get(refs) == [*range(25), 3, *range(25, 50)]
 
 
-def test_a_poison_task_fails_and_the_others_finish(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_poison_task_fails_and_the_others_finish() -> None:
     refs = [same.remote(number) for number in range(20)]
     poison = die.options(max_retries=2).remote(kill)
     refs += [same.remote(number) for number in range(20, 40)]
@@ -172,7 +178,8 @@ def test_a_poison_task_fails_and_the_others_finish(cluster: Embedded) -> None:
     assert ray.get(refs) == list(range(40))
 
 
-def test_without_retries_a_task_runs_at_most_once(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_without_retries_a_task_runs_at_most_once(tmp_path: Path) -> None:
     refs = [
         die_first.options(max_retries=0).remote(tmp_path / str(number), 9, leave)
         for number in range(3)
@@ -182,12 +189,14 @@ def test_without_retries_a_task_runs_at_most_once(cluster: Embedded, tmp_path: P
         assert count(tmp_path / str(number)) == 2
 
 
-def test_endless_retries_do_not_end(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_endless_retries_do_not_end(tmp_path: Path) -> None:
     ref = die_first.options(max_retries=-1).remote(tmp_path / "runs", 5, leave)
     assert ray.get(ref) == 6
 
 
-def test_deaths_and_exceptions_use_up_the_same_retries(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_deaths_and_exceptions_use_up_the_same_retries(tmp_path: Path) -> None:
     @ray.remote(max_retries=2, retry_exceptions=True)
     def raise_then_die() -> None:
         if count(tmp_path / "runs") == 1:
@@ -199,12 +208,14 @@ def test_deaths_and_exceptions_use_up_the_same_retries(cluster: Embedded, tmp_pa
     assert (error.attempt, error.max_attempts) == (3, 3)
 
 
-def test_a_crash_fails_those_that_need_the_result(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_crash_fails_those_that_need_the_result() -> None:
     needing = same.remote(same.remote(die.options(max_retries=0).remote(kill)))
     assert crash_of(needing).task_name == "die"
 
 
-def test_a_task_sees_the_crash_of_its_child(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_sees_the_crash_of_its_child() -> None:
     @ray.remote
     def parent() -> str | None:
         try:
@@ -216,8 +227,9 @@ def test_a_task_sees_the_crash_of_its_child(cluster: Embedded) -> None:
     assert ray.get(parent.remote()) == "SIGKILL"
 
 
+@pytest.mark.usefixtures("cluster")
 def test_the_children_of_a_run_that_died_are_not_taken_for_those_of_the_next(
-    cluster: Embedded, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     @ray.remote
     def child(run: int) -> int:
@@ -235,7 +247,8 @@ def test_the_children_of_a_run_that_died_are_not_taken_for_those_of_the_next(
     assert ray.get(parent.remote()) == 2
 
 
-def test_what_a_dead_executor_had_started_ends_with_it(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_what_a_dead_executor_had_started_ends_with_it(tmp_path: Path) -> None:
     @ray.remote(max_retries=0)
     def start_and_die(folder: Path) -> None:
         command = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -266,15 +279,15 @@ def test_an_executor_that_dies_between_tasks_costs_nothing(
     assert ray.get(die_first.options(max_retries=0).remote(tmp_path / "runs", 0, kill)) == 1
 
 
-def test_executors_that_cannot_start_say_why(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_executors_that_cannot_start_say_why() -> None:
     broken = same.options(runtime_env={"env_vars": {"PYTHONHOME": "/nowhere"}})
     with pytest.raises(RuntimeEnvSetupError, match="No module named 'encodings'"):
         ray.get(broken.remote(1))
 
 
-def test_a_task_whose_forked_child_leaves_by_returning_runs_once(
-    cluster: Embedded, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_whose_forked_child_leaves_by_returning_runs_once(tmp_path: Path) -> None:
     @ray.remote
     def fork() -> int:
         if os.fork() == 0:

@@ -99,6 +99,7 @@ def test_a_failed_dependency_fails_the_tasks_that_need_it_and_they_never_run(
     for ref in (chain, by_name):
         with pytest.raises(OutOfTeaError, match="mate") as raised:
             ray.get(ref)
+        assert isinstance(raised.value, RayTaskError)
         assert raised.value.function_name == "fail"
     assert not ran.exists()
 

@@ -80,9 +80,10 @@ def test_get_says_what_was_not_ready_in_time(tmp_path: Path, timeout_s: float) -
 
 def test_get_refuses_what_is_neither_a_ref_nor_a_list() -> None:
     refs = (same.remote(number) for number in range(2))
+    wrong: Any
     for wrong in (3, "ref", refs, {}):
         with pytest.raises(ValueError, match="Invalid type of object refs"):
-            ray.get(wrong)  # type: ignore[call-overload]
+            ray.get(wrong)
 
 
 def test_get_refuses_a_list_of_other_things() -> None:
@@ -162,7 +163,7 @@ def test_an_array_outlives_the_ref_it_came_from() -> None:
 
 def test_put_of_a_ref_is_refused() -> None:
     with pytest.raises(TypeError, match="wrap it in a list"):
-        ray.put(ray.put(1))
+        _ = ray.put(ray.put(1))
 
 
 def test_put_keeps_refs_inside_containers() -> None:
@@ -174,7 +175,7 @@ def test_put_keeps_refs_inside_containers() -> None:
 
 def test_put_names_the_member_that_cannot_be_pickled() -> None:
     with pytest.raises(TypeError, match=r"the value\['open'\]\[1\] is a _thread.lock"):
-        ray.put({"open": [1, threading.Lock()]})
+        _ = ray.put({"open": [1, threading.Lock()]})
 
 
 def test_what_a_task_puts_outlives_the_task() -> None:

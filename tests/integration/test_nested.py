@@ -74,11 +74,13 @@ def test_parents_that_all_wait_for_children_finish(own_cluster: Callable[..., Em
     assert ray.get([parent.remote(number) for number in range(20)]) == list(range(1, 21))
 
 
-def test_a_tree_of_tasks_gives_what_plain_recursion_gives(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_tree_of_tasks_gives_what_plain_recursion_gives() -> None:
     assert ray.get(fib.remote(6)) == 8
 
 
-def test_a_task_submits_many_tasks(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_submits_many_tasks() -> None:
     @ray.remote
     def fan_out(width: int) -> int:
         return sum(ray.get([same.remote(number) for number in range(width)]))
@@ -86,10 +88,11 @@ def test_a_task_submits_many_tasks(cluster: Embedded) -> None:
     assert ray.get(fan_out.remote(2000)) == 1999000
 
 
-def test_a_child_starts_while_its_parent_computes(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_child_starts_while_its_parent_computes(tmp_path: Path) -> None:
     @ray.remote
     def parent(folder: Path) -> str:
-        touch.remote(folder / "child")
+        _ = touch.remote(folder / "child")
         # Neither `get` nor the end of the task: nothing but time sends the child on its way.
         wait_for(folder / "child")
         return "seen"
@@ -97,7 +100,8 @@ def test_a_child_starts_while_its_parent_computes(cluster: Embedded, tmp_path: P
     assert ray.get(parent.remote(tmp_path)) == "seen"
 
 
-def test_children_run_on_after_their_parent(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_children_run_on_after_their_parent(tmp_path: Path) -> None:
     @ray.remote
     def leave_one(folder: Path) -> Any:
         @ray.remote
@@ -112,7 +116,8 @@ def test_children_run_on_after_their_parent(cluster: Embedded, tmp_path: Path) -
     assert ray.get(child) == "finished"
 
 
-def test_children_take_refs_and_values_of_their_parent(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_children_take_refs_and_values_of_their_parent() -> None:
     @ray.remote
     def add(*numbers: int) -> int:
         return sum(numbers)
@@ -127,7 +132,8 @@ def test_children_take_refs_and_values_of_their_parent(cluster: Embedded) -> Non
     assert ray.get(parent.remote(refs[0], [refs[1]])) == 11_011
 
 
-def test_a_task_calls_a_remote_function_that_it_was_given(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_calls_a_remote_function_that_it_was_given() -> None:
     @ray.remote
     def apply(function: Any, *args: Any) -> Any:
         return ray.get(function.options(num_cpus=0.5).remote(*args))
@@ -245,7 +251,8 @@ def test_two_tasks_run_on_two_cpus_though_a_third_waits(
     assert ray.get(parent.remote()) == ["a", "b"]
 
 
-def test_the_errors_of_children_reach_the_driver(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_the_errors_of_children_reach_the_driver() -> None:
     @ray.remote
     def fail() -> None:
         raise LookupError("deep down")
@@ -258,7 +265,8 @@ def test_the_errors_of_children_reach_the_driver(cluster: Embedded) -> None:
         ray.get(parent.remote())
 
 
-def test_a_task_knows_the_cluster_as_the_driver_does(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_knows_the_cluster_as_the_driver_does() -> None:
     @ray.remote
     def facts() -> tuple[Any, bool]:
         return ray.cluster_resources(), ray.is_initialized()
@@ -266,7 +274,8 @@ def test_a_task_knows_the_cluster_as_the_driver_does(cluster: Embedded) -> None:
     assert ray.get(facts.remote()) == (ray.cluster_resources(), True)
 
 
-def test_init_in_a_task_says_that_there_is_a_cluster(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_init_in_a_task_says_that_there_is_a_cluster() -> None:
     @ray.remote
     def init_again() -> None:
         ray.init(ignore_reinit_error=True)
@@ -276,7 +285,8 @@ def test_init_in_a_task_says_that_there_is_a_cluster(cluster: Embedded) -> None:
         ray.get(init_again.remote())
 
 
-def test_a_process_forked_from_a_task_is_told_that_it_is_alone(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_process_forked_from_a_task_is_told_that_it_is_alone() -> None:
     def try_it(results: Any) -> None:
         try:
             ray.get(same.remote(1))

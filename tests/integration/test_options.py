@@ -59,20 +59,24 @@ def meet_all(function: Any, folder: Path, size: int) -> list[str]:
     return met
 
 
-def test_two_tasks_run_at_once_on_two_cpus(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_two_tasks_run_at_once_on_two_cpus(tmp_path: Path) -> None:
     assert meet_all(meet_others, tmp_path, 2) == ["0", "1"]
 
 
-def test_four_tasks_of_half_a_cpu_run_at_once_on_two(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_four_tasks_of_half_a_cpu_run_at_once_on_two(tmp_path: Path) -> None:
     assert len(meet_all(meet_others.options(num_cpus=0.5), tmp_path, 4)) == 4
 
 
-def test_a_task_of_two_cpus_has_them_for_itself(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_of_two_cpus_has_them_for_itself(tmp_path: Path) -> None:
     refs = [alone.options(num_cpus=2).remote(tmp_path) for _ in range(8)]
     assert all(ray.get(refs))
 
 
-def test_a_task_of_no_cpus_runs_though_all_are_busy(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_of_no_cpus_runs_though_all_are_busy(tmp_path: Path) -> None:
     busy = [wait_until.remote(tmp_path / "gate") for _ in range(2)]
     assert ray.get(same.options(num_cpus=0).remote("passed")) == "passed"
     tmp_path.joinpath("gate").touch()
@@ -81,8 +85,8 @@ def test_a_task_of_no_cpus_runs_though_all_are_busy(cluster: Embedded, tmp_path:
 
 def test_a_task_holds_what_it_asked_for(own_cluster: Callable[..., Embedded]) -> None:
     own_cluster(num_cpus=2, num_gpus=2, memory=2**30, resources={"tea": 3})
-    wanted = {"num_cpus": 0.5, "num_gpus": 1, "memory": 2**20, "resources": {"tea": 0.25}}
-    found = ray.get(assigned.options(**wanted).remote())  # type: ignore[arg-type]
+    wanted: Any = {"num_cpus": 0.5, "num_gpus": 1, "memory": 2**20, "resources": {"tea": 0.25}}
+    found = ray.get(assigned.options(**wanted).remote())
     assert found == {"CPU": 0.5, "GPU": 1, "memory": 2**20, "tea": 0.25}
     assert ray.get(assigned.remote()) == {"CPU": 1}
 
@@ -107,7 +111,8 @@ def test_tasks_take_turns_at_what_there_is_once(
     assert all(ray.get(refs))
 
 
-def test_what_no_machine_has_is_waited_for(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_what_no_machine_has_is_waited_for() -> None:
     refs = [
         same.options(num_cpus=64).remote(1),
         same.options(resources={"unobtainium": 1}).remote(1),
@@ -118,7 +123,8 @@ def test_what_no_machine_has_is_waited_for(cluster: Embedded) -> None:
         ray.cancel(ref)
 
 
-def test_num_returns_of_several_is_a_list_of_refs(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_num_returns_of_several_is_a_list_of_refs() -> None:
     @ray.remote(num_returns=3)
     def split(text: str) -> list[str]:
         return list(text)
@@ -129,7 +135,8 @@ def test_num_returns_of_several_is_a_list_of_refs(cluster: Embedded) -> None:
     assert ray.get(split.options(num_returns=1).remote("xy")) == ["x", "y"]
 
 
-def test_results_may_come_from_a_generator(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_results_may_come_from_a_generator() -> None:
     @ray.remote(num_returns=2)
     def count_up() -> Any:
         yield 1
@@ -138,7 +145,8 @@ def test_results_may_come_from_a_generator(cluster: Embedded) -> None:
     assert ray.get(count_up.remote()) == [1, 2]
 
 
-def test_large_results_beside_small_ones_arrive(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_large_results_beside_small_ones_arrive() -> None:
     @ray.remote(num_returns=3)
     def mixed() -> tuple[int, bytes, str]:
         return 1, bytes(500_000), "small"
@@ -146,12 +154,13 @@ def test_large_results_beside_small_ones_arrive(cluster: Embedded) -> None:
     assert ray.get(mixed.remote()) == [1, bytes(500_000), "small"]
 
 
-def test_num_returns_of_zero_returns_none_and_runs(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_num_returns_of_zero_returns_none_and_runs(tmp_path: Path) -> None:
     @ray.remote(num_returns=0)
     def touch(path: Path) -> None:
         path.touch()
 
-    assert touch.remote(tmp_path / "touched") is None  # type: ignore[func-returns-value]
+    assert touch.remote(tmp_path / "touched") is None
     wait_for(tmp_path / "touched")
 
 
@@ -172,7 +181,8 @@ def test_without_max_calls_a_process_is_used_again(own_cluster: Callable[..., Em
     assert len(set(ray.get([process.remote() for _ in range(20)]))) == 1
 
 
-def test_environment_variables_reach_the_task_and_no_other(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_environment_variables_reach_the_task_and_no_other() -> None:
     @ray.remote
     def colour() -> str | None:
         return os.environ.get("COLOUR")
@@ -184,9 +194,8 @@ def test_environment_variables_reach_the_task_and_no_other(cluster: Embedded) ->
     assert "COLOUR" not in os.environ
 
 
-def test_environment_variables_build_on_what_is_there(
-    cluster: Embedded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_environment_variables_build_on_what_is_there() -> None:
     @ray.remote
     def path() -> str:
         return os.environ["PATH"]
@@ -195,7 +204,8 @@ def test_environment_variables_build_on_what_is_there(
     assert ray.get(extended.remote()) == f"/tea:{ray.get(path.remote())}"
 
 
-def test_a_name_is_what_messages_call_the_task(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_name_is_what_messages_call_the_task() -> None:
     @ray.remote(name="kettle")
     def boil() -> None:
         raise ValueError
@@ -205,14 +215,16 @@ def test_a_name_is_what_messages_call_the_task(cluster: Embedded) -> None:
             ray.get(function.remote())
 
 
-def test_options_of_a_call_leave_the_function_as_it_is(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_options_of_a_call_leave_the_function_as_it_is() -> None:
     half = assigned.options(num_cpus=0.5)
     quarter = half.options(num_cpus=0.25)
     found = ray.get([function.remote() for function in (quarter, half, assigned)])
     assert [resources["CPU"] for resources in found] == [0.25, 0.5, 1]
 
 
-def test_options_build_on_those_of_the_decorator(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_options_build_on_those_of_the_decorator() -> None:
     @ray.remote(num_cpus=0.5, name="tea")
     def who() -> tuple[Any, Any]:
         context = ray.get_runtime_context()
@@ -221,7 +233,8 @@ def test_options_build_on_those_of_the_decorator(cluster: Embedded) -> None:
     assert ray.get(who.options(num_cpus=0.25).remote()) == ("tea", 0.25)
 
 
-def test_what_only_clusters_of_many_machines_need_is_accepted(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_what_only_clusters_of_many_machines_need_is_accepted() -> None:
     spread = same.options(scheduling_strategy="SPREAD", enable_task_events=False)
     assert ray.get(spread.remote(1)) == 1
 

@@ -46,7 +46,7 @@ def said(printed: str) -> list[tuple[str, str]]:
 
 
 def run(body: str, folder: Path, **env: str) -> Ended:
-    return run_driver(START + body, folder, **env)
+    return run_driver(START + body, folder, env=env)
 
 
 def test_a_line_appears_with_the_name_and_the_process_of_its_task(tmp_path: Path) -> None:

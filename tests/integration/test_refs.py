@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 import cloudray as ray
-from tests.integration.clusters import Embedded
 from tests.integration.drivers import environment, run_driver
 from tests.integration.gates import wait_for
 
@@ -38,26 +37,30 @@ def wait_until(gate: Path) -> str:
     return gate.name
 
 
-def test_refs_to_different_values_differ(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_refs_to_different_values_differ() -> None:
     refs = [same.remote(1), same.remote(1), ray.put(1), ray.put(1)]
     assert len(set(refs)) == 4
 
 
-def test_a_ref_is_a_key(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_ref_is_a_key() -> None:
     first, second = same.remote(1), same.remote(2)
     names = {first: "first", second: "second"}
     (found,) = ray.get(ray.put([second]))
     assert names[found] == "second"
 
 
-def test_a_ref_survives_pickle(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_ref_survives_pickle() -> None:
     ref = same.remote("value")
     found = pickle.loads(pickle.dumps(ref))
     assert (found, hash(found)) == (ref, hash(ref))
     assert ray.get(found) == "value"
 
 
-def test_a_ref_survives_as_digits_and_as_bytes(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_ref_survives_as_digits_and_as_bytes() -> None:
     ref = same.remote("value")
     assert re.fullmatch("[0-9a-f]{58}", ref.hex())
     assert ray.get(ray.ObjectRef.from_hex(ref.hex())) == "value"
@@ -65,13 +68,15 @@ def test_a_ref_survives_as_digits_and_as_bytes(cluster: Embedded) -> None:
     assert repr(ref) == f"ObjectRef({ref.hex()})"
 
 
-def test_a_copy_of_a_ref_is_the_ref(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_copy_of_a_ref_is_the_ref() -> None:
     ref = same.remote(1)
     assert copy.copy(ref) is ref
     assert copy.deepcopy([ref])[0] is ref
 
 
-def test_a_ref_knows_its_job_and_its_task(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_ref_knows_its_job_and_its_task() -> None:
     @ray.remote(num_returns=2)
     def who() -> tuple[str | None, str]:
         context = ray.get_runtime_context()
@@ -83,21 +88,24 @@ def test_a_ref_knows_its_job_and_its_task(cluster: Embedded) -> None:
     assert first.job_id() == ray.get_runtime_context().get_job_id()
 
 
-def test_object_id_is_another_name(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_object_id_is_another_name() -> None:
     assert ray.ObjectID is ray.ObjectRef
     assert isinstance(ray.put(1), ray.ObjectID)
 
 
-def test_a_ref_as_argument_is_its_value(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_ref_as_argument_is_its_value() -> None:
     @ray.remote
     def add(first: int, *, second: int) -> int:
         return first + second
 
     total = add.remote(ray.put(1), second=same.remote(2))
-    assert ray.get(add.remote(total, second=4)) == 7  # type: ignore[arg-type]
+    assert ray.get(add.remote(total, second=4)) == 7
 
 
-def test_one_ref_may_be_given_twice(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_one_ref_may_be_given_twice() -> None:
     @ray.remote
     def pair(*values: Any, **named: Any) -> Any:
         return values, named
@@ -106,7 +114,8 @@ def test_one_ref_may_be_given_twice(cluster: Embedded) -> None:
     assert ray.get(pair.remote(ref, 1, ref, a=ref)) == (("x", 1, "x"), {"a": "x"})
 
 
-def test_refs_inside_containers_stay_refs(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_refs_inside_containers_stay_refs() -> None:
     @ray.remote
     def classes(container: Any) -> list[str]:
         return [type(item).__name__ for item in container]
@@ -116,14 +125,16 @@ def test_refs_inside_containers_stay_refs(cluster: Embedded) -> None:
         assert ray.get(classes.remote(container)) == ["ObjectRef", "int"]
 
 
-def test_a_ref_inside_a_value_may_be_unfinished(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_ref_inside_a_value_may_be_unfinished(tmp_path: Path) -> None:
     box = ray.get(same.remote([wait_until.remote(tmp_path / "gate")]))
     assert ray.wait(box, timeout=0) == ([], box)
     tmp_path.joinpath("gate").touch()
     assert ray.get(box) == ["gate"]
 
 
-def test_boxes_in_boxes_open_one_by_one(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_boxes_in_boxes_open_one_by_one() -> None:
     box = same.remote("kernel")
     for _ in range(5):
         box = same.remote([box])
@@ -132,16 +143,19 @@ def test_boxes_in_boxes_open_one_by_one(cluster: Embedded) -> None:
     assert ray.get(box) == "kernel"
 
 
-def test_a_task_may_return_a_ref(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_task_may_return_a_ref() -> None:
     @ray.remote
     def delegate(value: Any) -> ray.ObjectRef[Any]:
-        return same.remote(value)
+        ref: ray.ObjectRef[Any] = same.remote(value)
+        return ref
 
     found = ray.get(delegate.remote("value"))
     assert ray.get(found) == "value"
 
 
-def test_a_value_lives_as_long_as_a_ref_to_it_is_stored(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_value_lives_as_long_as_a_ref_to_it_is_stored() -> None:
     def stored() -> ray.ObjectRef[Any]:
         return ray.put([same.remote(bytes(500_000)), ray.put("small")])
 
@@ -152,7 +166,8 @@ def test_a_value_lives_as_long_as_a_ref_to_it_is_stored(cluster: Embedded) -> No
     assert ray.get([large, small]) == [bytes(500_000), "small"]
 
 
-def test_a_future_ends_with_the_value(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_future_ends_with_the_value(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     future = wait_until.remote(gate).future()
     assert isinstance(future, Future)
@@ -161,18 +176,21 @@ def test_a_future_ends_with_the_value(cluster: Embedded, tmp_path: Path) -> None
     assert future.result() == "gate"
 
 
-def test_a_future_ends_with_the_error(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_future_ends_with_the_error() -> None:
     assert isinstance(fail.remote().future().exception(), LookupError)
 
 
-def test_a_future_of_a_value_that_is_there_is_done(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_future_of_a_value_that_is_there_is_done() -> None:
     ref = same.remote(1)
     ray.get(ref)
     assert ref.future().done()
     assert ray.put(2).future().result() == 2
 
 
-def test_a_callback_of_a_future_may_use_the_cluster(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_callback_of_a_future_may_use_the_cluster() -> None:
     found: list[int] = []
     called = threading.Event()
 
@@ -185,12 +203,14 @@ def test_a_callback_of_a_future_may_use_the_cluster(cluster: Embedded) -> None:
     assert found == [2]
 
 
-def test_many_futures_end_while_nobody_waits(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_many_futures_end_while_nobody_waits() -> None:
     futures = [same.remote(number).future() for number in range(200)]
     assert [future.result() for future in futures] == list(range(200))
 
 
-def test_a_ref_can_be_awaited(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_ref_can_be_awaited() -> None:
     async def main() -> Any:
         value = await same.remote(1)
         with pytest.raises(LookupError, match="lost"):
@@ -200,14 +220,16 @@ def test_a_ref_can_be_awaited(cluster: Embedded) -> None:
     assert asyncio.run(main()) == (1, 2)
 
 
-def test_refs_are_gathered_on_an_event_loop(cluster: Embedded) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_refs_are_gathered_on_an_event_loop() -> None:
     async def main() -> list[Any]:
         return await asyncio.gather(*[same.remote(number) for number in range(50)])
 
     assert asyncio.run(main()) == list(range(50))
 
 
-def test_other_coroutines_run_while_one_awaits_a_ref(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_other_coroutines_run_while_one_awaits_a_ref(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
 
     async def open_gate() -> None:
@@ -220,7 +242,8 @@ def test_other_coroutines_run_while_one_awaits_a_ref(cluster: Embedded, tmp_path
     assert asyncio.run(main()) == "gate"
 
 
-def test_awaiting_can_be_given_up(cluster: Embedded, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_awaiting_can_be_given_up(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     ref = wait_until.remote(gate)
 
@@ -235,7 +258,7 @@ def test_awaiting_can_be_given_up(cluster: Embedded, tmp_path: Path) -> None:
 
 def test_a_ref_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError, match="29 bytes long, but this is 1"):
-        ray.ObjectRef.from_hex("00")
+        _ = ray.ObjectRef.from_hex("00")
 
 
 @pytest.fixture
@@ -249,9 +272,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         agent.wait()
 
 
-def test_a_ref_written_down_by_one_driver_is_read_by_another(
-    address: str, tmp_path: Path
-) -> None:
+def test_a_ref_written_down_by_one_driver_is_read_by_another(address: str, tmp_path: Path) -> None:
     submit = """
         import cloudray as ray
         ray.init({address!r})

@@ -39,12 +39,16 @@ from cloudray.protocol.records import (
     seal,
 )
 from cloudray.store import (
+    Adopt,
     Counting,
+    Create,
     Ledger,
     MemoryStore,
     Op,
+    Put,
     Reliable,
     Store,
+    StoreError,
     drive,
     envelope,
     layout,
@@ -69,6 +73,21 @@ class Remote(MemoryStore):
     async def perform_async(self, op: Op) -> Any:
         await asyncio.sleep(0.01)
         return self.perform(op)
+
+
+class Refusing(MemoryStore):
+    """A store that refuses to write some keys, as one does whose disk is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: what a key contains that cannot be written
+        self.refused = ""
+
+    def perform(self, op: Op) -> Any:
+        key = getattr(op, "key", "")
+        if self.refused and self.refused in key and isinstance(op, (Create, Put, Adopt)):
+            raise StoreError(f"{type(op).__name__} of {key}: no space left on device")
+        return super().perform(op)
 
 
 class Wire(asyncio.Transport):

@@ -45,8 +45,9 @@ def make_bench(
     """Make an agent with so many CPUs, whose store answers at once or is far away."""
     made: list[Bench] = []
 
-    def make(cpus: float = 2.0, *, remote: bool = False) -> Bench:
-        bench = Bench(Remote() if remote else MemoryStore(), tmp_path, loop, cpus)
+    def make(cpus: float = 2.0, *, remote: bool = False, store: MemoryStore | None = None) -> Bench:
+        raw = store or (Remote() if remote else MemoryStore())
+        bench = Bench(raw, tmp_path, loop, cpus)
         monkeypatch.setattr(os, "killpg", bench.stage.killpg)
         monkeypatch.setattr(platform, "exit_descriptor", bench.stage.exit_descriptor)
         made.append(bench)

@@ -10,7 +10,7 @@ from cloudray.protocol.demand import class_of
 from cloudray.protocol.records import Batch, Task, Verb, unseal
 from cloudray.store import layout
 from cloudray.store.layout import QueueName
-from tests.unit.agent.bench import Bench, batch_of, index_of, shape_of
+from tests.unit.agent.bench import Bench, Refusing, batch_of, index_of, shape_of
 from tests.unit.agent.conftest import Make
 from tests.unit.protocol.builders import cancelled, started
 
@@ -150,6 +150,19 @@ async def test_an_agent_that_leaves_gives_everything_away_that_has_not_started(
     bench.charity.give_everything()
     ((name, _),) = queued(bench, batch).items()
     assert name.size == 3
+
+
+async def test_tasks_that_could_not_leave_run_here(make_bench: Make) -> None:
+    store = Refusing()
+    bench = make_bench(cpus=1, store=store)
+    await hold_and_wait(bench, batch_of(4))
+    store.refused = layout.QUEUE
+    bench.charity.give()
+    (executor,) = bench.executors
+    while executor.queue:
+        executor.end(*executor.queue)
+        await bench.settle()
+    assert sorted(executor.places) == [0, 1, 2, 3]
 
 
 async def test_a_task_that_was_cancelled_meanwhile_stays_cancelled(bench: Bench) -> None:

@@ -8,7 +8,16 @@ from cloudray.agent import discovery as discoveries
 from cloudray.protocol.records import Batch, Claim, Task, unseal
 from cloudray.store import Delete, layout
 from cloudray.store.layout import QueueName, claim_of
-from tests.unit.agent.bench import SETTINGS, Bench, batch_of, name_of, ref, shape_of, store_job
+from tests.unit.agent.bench import (
+    SETTINGS,
+    Bench,
+    Refusing,
+    batch_of,
+    name_of,
+    ref,
+    shape_of,
+    store_job,
+)
 from tests.unit.agent.conftest import Make
 from tests.unit.protocol.builders import done
 
@@ -95,6 +104,23 @@ async def test_an_agent_that_leaves_claims_nothing(bench: Bench) -> None:
     name = bench.publish(BATCH)
     bench.discovery.heard((name,))
     assert holder_of(bench, name) is None
+
+
+@pytest.mark.parametrize("cpus", [1.0, 3.0])
+async def test_a_claim_that_the_store_refused_can_be_tried_again(
+    make_bench: Make, cpus: float
+) -> None:
+    store = Refusing()
+    bench = make_bench(cpus=3, store=store)
+    name = bench.publish(batch_of(1, shape_of(cpus=cpus)))
+    store.refused = layout.QUEUE
+    bench.discovery.heard((name,))
+    await bench.settle()
+    assert not bench.holdings.has(name.batch)
+    store.refused = ""
+    bench.discovery.heard((name,))
+    await bench.settle()
+    assert bench.holdings.has(name.batch)
 
 
 # -- what fits -----------------------------------------------------------------------------

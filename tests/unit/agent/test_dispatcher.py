@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from cloudray.agent.held import Status
-from cloudray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
+from cloudray.exceptions import RaySystemError, RuntimeEnvSetupError, WorkerCrashedError
 from cloudray.protocol import messages as m
 from cloudray.protocol.records import Batch, Verb
 from cloudray.store import envelope
 from cloudray.values import codec
 from cloudray.values.outcomes import load
-from tests.unit.agent.bench import Bench, Executor, batch_of, index_of, shape_of
+from tests.unit.agent.bench import Bench, Executor, Refusing, batch_of, index_of, shape_of
 from tests.unit.agent.conftest import Make
 from tests.unit.protocol.builders import cancelled, done, started
 
@@ -495,6 +495,20 @@ async def test_it_does_not_run_when_another_has_the_permission(bench: Bench) -> 
     assert bench.holdings.by_batch == {}
 
 
+async def test_a_permission_that_the_store_refuses_is_asked_for_again(make_bench: Make) -> None:
+    store = Refusing()
+    bench = make_bench(store=store)
+    batch = batch_of(1, shape_of(max_retries=0))
+    store.refused = "/results/"
+    await bench.hold(batch)
+    (executor,) = bench.executors
+    assert executor.calls == []
+    store.refused = ""
+    bench.dispatcher.look()
+    assert bench.said(batch) == [started(0)]
+    assert len(executor.calls) == 1
+
+
 async def test_it_crashes_with_its_executor(bench: Bench) -> None:
     batch = batch_of(1, shape_of(max_retries=0))
     await bench.hold(batch)
@@ -691,6 +705,23 @@ async def test_a_large_value_becomes_an_object(bench: Bench, tmp_path: Path) -> 
     assert key is not None
     assert bench.store.get(key) is not None
     assert not spooled.exists()
+
+
+async def test_a_value_that_the_store_refuses_is_a_failure_that_says_so(
+    make_bench: Make, tmp_path: Path
+) -> None:
+    store = Refusing()
+    bench = make_bench(store=store)
+    spooled = tmp_path / "value"
+    spooled.write_bytes(envelope.seal(envelope.Kind.OBJECT, b"large"))
+    batch = batch_of(1)
+    await bench.hold(batch)
+    store.refused = "/objects/"
+    (executor,) = bench.executors
+    executor.end(executor.calls[0], values=(codec.local(str(spooled)),))
+    error = error_of(bench, batch)
+    assert isinstance(error, RaySystemError)
+    assert "could not be stored" in str(error)
 
 
 async def test_two_attempts_at_a_large_value_share_no_key(bench: Bench, tmp_path: Path) -> None:

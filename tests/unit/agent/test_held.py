@@ -83,6 +83,12 @@ def test_measurements_are_added_up_by_function_and_taken_once(held: Held) -> Non
     assert held.take_durations() == ()
 
 
+def test_final_words_that_could_not_be_published_are_the_first_next_time(held: Held) -> None:
+    held.say(done(2))
+    held.take_back([done(0), started(1)])
+    assert held.outbox == [done(0), done(2)]
+
+
 # -- what a task is ------------------------------------------------------------------------
 
 

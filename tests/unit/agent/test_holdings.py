@@ -16,6 +16,7 @@ from tests.unit.agent.bench import (
     SETTINGS,
     VALUE,
     Bench,
+    Refusing,
     Wire,
     batch_of,
     index_of,
@@ -168,6 +169,38 @@ async def test_a_task_that_runs_long_is_said_to_have_started(bench: Bench) -> No
     bench.holdings.tick()
     bench.holdings.tick()
     assert bench.said(batch) == [started(0)]
+
+
+# -- a store that refuses ------------------------------------------------------------------
+
+
+async def test_what_the_store_refused_is_published_later(make_bench: Make) -> None:
+    store = Refusing()
+    bench = make_bench(store=store)
+    batch = batch_of(1)
+    await bench.hold(batch)
+    store.refused = "/results/"
+    (executor,) = bench.executors
+    executor.end(*executor.calls)
+    await asyncio.sleep(3 * SETTINGS.lease_s)
+    assert bench.said(batch) == []
+    store.refused = ""
+    await asyncio.sleep(3 * SETTINGS.lease_s)
+    assert bench.said(batch) == [done(0, VALUE)]
+    assert not bench.holdings.has(batch.id)
+
+
+async def test_words_stay_in_their_order_when_the_store_refuses_some(make_bench: Make) -> None:
+    store = Refusing()
+    bench = make_bench(cpus=1, store=store)
+    batch = batch_of(2)
+    held = await bench.hold(batch)
+    await asyncio.sleep(2 * COMMIT_S)
+    store.refused = "/results/"
+    (executor,) = bench.executors
+    executor.end(*executor.queue)
+    executor.end(*executor.queue)
+    assert held.outbox == [done(0, VALUE), done(1, VALUE)]
 
 
 # -- the end of a batch --------------------------------------------------------------------

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -367,9 +366,8 @@ def test_a_ref_from_elsewhere_keeps_a_batch_alive(client: DriverClient) -> None:
 def test_what_was_submitted_is_stored_before_the_driver_leaves(
     client: DriverClient, store: Watched
 ) -> None:
-    with client._lock:
-        submit(client)
-        client.close()
+    submit(client)
+    client.close()
     assert len(queued(store)) == 1
 
 
@@ -439,8 +437,7 @@ def test_a_batch_is_named_as_it_is_claimed(client: DriverClient, store: Watched)
     assert (name.batch, name.size) == (batch.id, 1)
 
 
-def test_a_wait_for_nothing_costs_no_time(client: DriverClient) -> None:
-    before_s = time.monotonic()
+def test_a_wait_for_nothing_ends_at_once(client: DriverClient, ledger: Ledger) -> None:
     assert client.get([], None) == []
     assert client.wait([], 0, None) == ([], [])
-    assert time.monotonic() - before_s < LIMIT_S
+    assert ledger == Ledger()

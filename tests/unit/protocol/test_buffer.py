@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cloudray import ids
 from cloudray.protocol.batching import MAX_BATCH_BYTES
-from cloudray.protocol.buffer import Prepared, SubmitBuffer
+from cloudray.protocol.buffer import Linger, Prepared, SubmitBuffer
 from cloudray.protocol.records import Batch, Parent, Shape
 from cloudray.store import StoreError
 from cloudray.store.layout import QueueName
@@ -248,6 +248,31 @@ def test_it_leaves_the_open_batch_of_its_group_open(buffer: SubmitBuffer, shelf:
     after = add(buffer, F)
     assert before[: ids.BATCH_ID_BYTES] == after[: ids.BATCH_ID_BYTES]
     assert len(shelf.stored) == 1
+
+
+# -- how long calls wait for company -------------------------------------------------------
+
+
+def asked(*waiting: int) -> list[bool]:
+    """What is said at each tick to so many waiting calls."""
+    linger = Linger()
+    return [linger.is_over(count) for count in waiting]
+
+
+def test_calls_are_stored_when_no_more_of_them_come() -> None:
+    assert asked(1, 5, 5) == [False, False, True]
+
+
+def test_they_are_stored_after_a_while_however_many_come() -> None:
+    assert asked(*range(1, 14)) == ([False] * 5 + [True]) * 2 + [False]
+
+
+def test_nothing_is_not_waited_for() -> None:
+    assert asked(0, 0, 3, 0, 3) == [False] * 5
+
+
+def test_the_calls_after_those_that_were_stored_wait_anew() -> None:
+    assert asked(2, 2, 2, 2) == [False, True, False, True]
 
 
 # -- the order in which batches are stored -------------------------------------------------
