@@ -32,11 +32,18 @@ class Output:
         is_error: bool,
         kept: deque[tuple[int, str]],
         on_line: Callable[[Line], None],
+        whose: Callable[[int], tuple[int, str] | None] = lambda _ticket: None,
     ) -> None:
+        """Read a pipe's end.
+
+        `whose` may know better than the last mark whose line it is: it takes the mark's ticket
+        and returns another ticket and name, or None.
+        """
         self._descriptor = descriptor
         self._is_error = is_error
         self._kept = kept
         self._on_line = on_line
+        self._whose = whose
         self._rest = b""
         self._name = ""
         self._ticket = 0
@@ -103,8 +110,9 @@ class Output:
 
     def _emit(self, line: bytes) -> None:
         text = line.decode(errors="backslashreplace").removesuffix("\r")
-        self._kept.append((self._ticket, text))
-        self._on_line(Line(self._name, self.pid, text, self._is_error))
+        ticket, name = self._whose(self._ticket) or (self._ticket, self._name)
+        self._kept.append((ticket, text))
+        self._on_line(Line(name, self.pid, text, self._is_error))
 
 
 def kept_lines() -> deque[tuple[int, str]]:

@@ -89,6 +89,17 @@ class Worker:
         """The call it began last; still readable when the process is dead."""
         return int.from_bytes(self.progress[:8], "little") if self.progress is not None else 0
 
+    def speaker_instead(self, marked: int) -> tuple[int, str] | None:
+        """Who really prints under a mark whose call has ended: the one that runs now.
+
+        Only Python's streams make marks; what native code prints comes without.
+        """
+        if marked in self.tickets:
+            return None
+        running = self.running_ticket()
+        assigned = self.tickets.get(running)
+        return None if assigned is None else (running, assigned.known.shape.name)
+
     def kill(self) -> None:
         """End it now, with whatever it has started."""
         if self.pid and not self.reaped:
@@ -179,7 +190,13 @@ class Workers:
 
         for descriptor, is_error in zip(output.read, (False, True), strict=True):
             worker.outputs.append(
-                Output(descriptor, is_error=is_error, kept=worker.kept, on_line=on_line)
+                Output(
+                    descriptor,
+                    is_error=is_error,
+                    kept=worker.kept,
+                    on_line=on_line,
+                    whose=worker.speaker_instead,
+                )
             )
         self._tokens[request.token] = worker
         self.all.add(worker)

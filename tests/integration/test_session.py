@@ -314,6 +314,7 @@ def test_ctrl_c_that_is_caught_leaves_the_cluster_usable(tmp_path: Path) -> None
         FACTS
         + """
         try:
+            print("waiting", flush=True)
             ray.get(sleep.options(num_cpus=0).remote())
         except KeyboardInterrupt:
             print("interrupted")
@@ -322,7 +323,8 @@ def test_ctrl_c_that_is_caught_leaves_the_cluster_usable(tmp_path: Path) -> None
     )
     with start_driver(program, tmp_path) as driver:
         assert driver.stdout is not None
-        driver.stdout.readline()
+        while driver.stdout.readline() != "waiting\n":
+            assert driver.poll() is None
         press_ctrl_c(driver)
         out, err = driver.communicate(timeout=60)
     assert (driver.returncode, out) == (0, "interrupted\nTrue\n"), err

@@ -214,6 +214,16 @@ async def test_a_finished_batch_leaves_the_queue(bench: Bench) -> None:
     assert not bench.holdings.has(batch.id)
 
 
+async def test_it_is_known_when_nothing_is_held(bench: Bench) -> None:
+    assert bench.holdings.empty.is_set()
+    await bench.hold(batch_of(1))
+    await bench.hold(batch_of(1, number=1))
+    bench.executors[0].end(*bench.executors[0].queue)
+    assert not bench.holdings.empty.is_set()
+    bench.executors[1].end(*bench.executors[1].queue)
+    assert bench.holdings.empty.is_set()
+
+
 async def test_its_claims_are_deleted_a_lease_later(bench: Bench) -> None:
     await bench.hold(batch_of(1), claim=3)
     await run_all(bench)

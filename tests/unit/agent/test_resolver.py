@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloudray import ids
+from cloudray.agent import resolver as resolvers
 from cloudray.agent.io import Io
 from cloudray.agent.resolver import Resolver
 from cloudray.exceptions import ObjectLostError
@@ -223,6 +224,40 @@ async def test_the_journal_of_a_batch_that_was_let_go_is_forgotten(resolver: Res
     resolver.hold(Journal(BATCH_ID, 2))
     resolver.let_go(BATCH_ID)
     assert resolver.results.journals == {}
+
+
+async def test_nobody_is_lost_when_the_first_who_is_told_ends_the_batch(
+    resolver: Resolver, heard: Heard
+) -> None:
+    journal = Journal(BATCH_ID, 2)
+    resolver.hold(journal)
+
+    def end_batch(*_: object) -> None:
+        journal.apply(Entry(1, (failed(1),)))
+        resolver.decided(BATCH_ID, [1])
+        resolver.let_go(BATCH_ID)
+
+    second = Heard()
+    resolver.want(REF, end_batch)
+    resolver.want(REF, heard)
+    resolver.want(OTHER_REF, second)
+    journal.apply(Entry(1, (failed(0),)))
+    resolver.decided(BATCH_ID, [0])
+    assert heard.answers == [(Verb.FAILED, b"error")]
+    assert second.answers == [(Verb.FAILED, b"error")]
+
+
+async def test_journals_that_nobody_waits_for_are_not_kept_without_end(
+    resolver: Resolver, store: Counting, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolvers, "_MAX_JOURNALS", 10)
+    for number in range(30):
+        batch = ids.batch_id(BATCH_ID[:21], 100 + number)
+        write(store, batch, Entry(1, (done(0),)))
+        resolver.want(ids.object_id(batch, 0), heard)
+        await asyncio.sleep(0.1)
+    assert len(heard.answers) == 30
+    assert len(resolver.results.journals) <= 10
 
 
 # -- values that lie elsewhere -------------------------------------------------------------

@@ -75,7 +75,7 @@ def client(store: Watched, ledger: Ledger) -> Iterator[DriverClient]:
 
 
 def prepared(name: str = "f", num_returns: int = 1) -> Prepared:
-    return Prepared(shape_of(name, num_returns=num_returns), "py311-cpu1-m0", 5, False)
+    return Prepared(shape_of(name, num_returns=num_returns), "py311-cpu1-m0", 5, once=False)
 
 
 def submit(client: DriverClient, call: Prepared | None = None, *refs: ObjectRef[Any]) -> Any:
@@ -158,7 +158,7 @@ def test_what_somebody_waits_for_is_stored_at_once(
 
 
 def test_an_escaping_ref_takes_no_other_batch_along(client: DriverClient, store: Watched) -> None:
-    other = Prepared(shape_of("g"), "py311-cpu2-m0", 5, False)
+    other = Prepared(shape_of("g"), "py311-cpu2-m0", 5, once=False)
     with client._lock:
         ref = submit(client)
         submit(client, other)
@@ -189,6 +189,12 @@ def test_a_function_is_uploaded_once(client: DriverClient, ledger: Ledger) -> No
         client.prepare(Function(), None)
     assert ledger == Ledger(put=1)
     assert client.store.get(layout.blob(client._prefix, digest_of("f"))) is not None
+
+
+def test_a_call_that_is_stored_at_once_is_followed(client: DriverClient) -> None:
+    call = Prepared(shape_of(max_retries=0), "py311-cpu1-m0", 5, once=True)
+    ref = submit(client, call)
+    assert ref.id[: ids.BATCH_ID_BYTES] in client._following.results.journals
 
 
 # -- getting -------------------------------------------------------------------------------
@@ -305,6 +311,16 @@ def test_a_task_that_failed_is_ready(client: DriverClient, store: Watched) -> No
     assert client.wait(refs, 1, LIMIT_S) == ([refs[1]], [refs[0]])
 
 
+@pytest.mark.parametrize("timeout_s", [0.0, LIMIT_S])
+def test_a_task_of_another_driver_is_ready_at_the_first_look(
+    client: DriverClient, store: Watched, timeout_s: float
+) -> None:
+    store.put(layout.meta(STRANGE_ID), seal(JOB))
+    ref: ObjectRef[Any] = ObjectRef(ids.object_id(STRANGE_ID, 0))
+    write(store, ref.id, done(0, "strange"))
+    assert client.wait([ref], 1, timeout_s) == ([ref], [])
+
+
 def test_when_the_time_is_up_nothing_may_be_ready(client: DriverClient) -> None:
     ref = submit(client)
     assert client.wait([ref], 1, 0.0) == ([], [ref])
@@ -349,7 +365,7 @@ def test_a_batch_is_forgotten_with_its_last_ref(client: DriverClient) -> None:
     client.flush()
     (batch,) = client._following.results.journals
     refs.clear()
-    submit(client, Prepared(shape_of("g"), "py311-cpu2-m0", 5, False))
+    submit(client, Prepared(shape_of("g"), "py311-cpu2-m0", 5, once=False))
     gc.collect()
     client._tick()
     assert batch not in client._following.results.journals
