@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from cloudray.refs import ObjectRef
@@ -88,6 +88,7 @@ class Client(Protocol):
 _client: Client | None = None
 _connect: Callable[[], Client] | None = None
 _noting = threading.local()
+_inherited: Mapping[str, str] = {}
 
 
 def register(client: Client | None) -> None:
@@ -100,6 +101,17 @@ def on_first_use(connect: Callable[[], Client]) -> None:
     """Say what to do when a client is needed and there is none."""
     global _connect  # noqa: PLW0603 - see register
     _connect = connect
+
+
+def inherit(env_vars: Mapping[str, str]) -> None:
+    """Say which environment variables tasks have that are submitted from here."""
+    global _inherited  # noqa: PLW0603 - see register
+    _inherited = env_vars
+
+
+def inherited() -> Mapping[str, str]:
+    """The environment variables of the job (in a driver) or of the running task."""
+    return _inherited
 
 
 def current() -> Client | None:

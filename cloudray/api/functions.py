@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from cloudray import context
-from cloudray.api.options import TaskOptions, merge, validate_task_options
+from cloudray.api.options import TaskOptions, merge, validate_task_options, with_inherited
 from cloudray.api.prepare import pickle_function, prepare, refuse_unsupported
 from cloudray.api.signature import Signature
 from cloudray.protocol.batching import MAX_INLINE_BYTES
@@ -58,7 +58,7 @@ class RemoteFunction:
         client = context.current() or context.client()
         ready = self._ready
         if ready is None or ready[0] is not client:
-            ready = self._ready = (client, client.prepare(self, self._options))
+            ready = self._ready = (client, client.prepare(self, with_inherited(self._options)))
         if not args and not kwargs:
             return client.submit(ready[1], b"", b"", (), ())
         serialized, depends_on = pack_arguments(args, kwargs, f"an argument of {self._name}")

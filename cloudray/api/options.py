@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from cloudray import context
 from cloudray.api import checks
 from cloudray.api.runtime_env import env_vars_of
 
@@ -261,6 +262,17 @@ def merge(base: TaskOptions, changes: Mapping[str, Any]) -> TaskOptions:
         if option.field
     }
     return msgspec.structs.replace(base, **kept) if kept else base
+
+
+def with_inherited(options: TaskOptions) -> TaskOptions:
+    """The options with the environment variables of the job, or of the submitting task.
+
+    Those of the options themselves take precedence.
+    """
+    env_vars = context.inherited()
+    if not env_vars:
+        return options
+    return msgspec.structs.replace(options, env_vars={**env_vars, **options.env_vars})
 
 
 def markdown_table() -> str:

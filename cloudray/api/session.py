@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from cloudray import context
+from cloudray.api.runtime_env import env_vars_of
 
 if TYPE_CHECKING:
     from cloudray.driver.session import Session
@@ -35,7 +36,6 @@ _ACCEPTED = frozenset(
         "logging_config",
         "logging_format",
         "object_store_memory",
-        "runtime_env",
     }
 )
 
@@ -85,6 +85,7 @@ def init(
     ignore_reinit_error: bool = False,
     log_to_driver: bool = True,
     logging_level: int | str = logging.INFO,
+    runtime_env: Mapping[str, Any] | None = None,
     **accepted: Any,
 ) -> ClusterContext:
     """Join the cluster at `address`, or start one on this machine that ends with this process.
@@ -93,7 +94,8 @@ def init(
     environment variable `CLOUDRAY_ADDRESS`, the cluster is embedded. `num_cpus`, `num_gpus`,
     `memory` (bytes) and `resources` say what an embedded cluster offers; by default all CPUs
     and 80 % of the memory. `log_to_driver` prints what tasks print, `logging_level` sets the
-    level of the `cloudray` logger. Other keywords of `ray.init` are accepted without effect.
+    level of the `cloudray` logger. `runtime_env` may have `env_vars`, which all tasks of this
+    driver get. Other keywords of `ray.init` are accepted without effect.
 
     Raises RuntimeError when called twice without `ignore_reinit_error`, ValueError for
     arguments that contradict each other.
@@ -123,8 +125,10 @@ def init(
             "agents say what they offer."
         )
         raise ValueError(msg)
+    env_vars = env_vars_of(runtime_env or {})
     with _changing:
         if context.current() is None:
+            context.inherit(env_vars)
             _join(address, ours, namespace or "", log_to_driver=log_to_driver)
         elif not ignore_reinit_error:
             msg = (
@@ -183,6 +187,7 @@ def shutdown(*, wait_for_processes: bool = False) -> None:
         session, _session = _session, None
         if session is not None:
             context.register(None)
+            context.inherit({})
             session.close()
 
 
@@ -272,6 +277,12 @@ class RuntimeContext:
         """What the task asked for."""
         return dict(self._facts.get("resources", {}))
 
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """The runtime environment of the running task, or of the driver's job."""
+        env_vars = context.inherited()
+        return {"env_vars": dict(env_vars)} if env_vars else {}
+
     def is_canceled(self) -> bool:
         """Whether somebody cancelled the running task."""
         return bool(self._facts.get("cancelled", False))
@@ -321,6 +332,7 @@ def _after_fork() -> None:
     if _session is not None:
         _session = None
         context.register(None)
+        context.inherit({})
 
 
 context.on_first_use(_auto_init)

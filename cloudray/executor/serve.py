@@ -170,6 +170,8 @@ class Executor:
                 self._calls.put(call)
         elif isinstance(message, m.Learn):
             self._functions[message.number] = Function(message.shape, message.pickled)
+            # The same for all functions of one executor.
+            context.inherit(message.shape.env_vars)
         elif isinstance(message, m.Recall):
             self._link.send(m.Returned(tuple(call.ticket for call in self._take_back())))
         elif isinstance(message, m.Interrupt):

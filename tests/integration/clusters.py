@@ -33,6 +33,14 @@ class Embedded:
         except psutil.NoSuchProcess:
             return []
 
+    def executors(self) -> list[psutil.Process]:
+        """The processes that run tasks: the agent's children's children."""
+        found: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.agent).children():
+                found += child.children()
+        return found
+
     def sockets(self) -> list[str]:
         """Sockets that are bound in the cluster's folder."""
         lines = Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()

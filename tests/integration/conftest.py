@@ -1,4 +1,4 @@
-"""One embedded cluster for all tests that do not need their own."""
+"""One embedded cluster for the tests of a module that do not need their own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shared:
             cluster.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared() -> Iterator[Shared]:
     shared = Shared()
     yield shared

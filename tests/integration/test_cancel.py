@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -280,6 +281,36 @@ def test_a_coroutine_is_interrupted_where_it_waits(tmp_path: Path) -> None:
     ray.cancel(ref)
     assert_cancelled(ref)
     wait_for(tmp_path / "ended")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_cancelling_at_any_moment_harms_nobody_else() -> None:
+    """While it starts, waits, prints, submits or ends: what it shares with others stays whole."""
+
+    @ray.remote
+    def busy() -> int:
+        total = 0
+        for number in range(20):
+            total += ray.get(same.remote(number))
+            total += len(ray.get(ray.put([number])))
+        return total
+
+    rng = random.Random(7)
+    cancelled = 0
+    for _ in range(50):
+        refs = [busy.remote() for _ in range(2)]
+        others = [same.remote(number) for number in range(5)]
+        time.sleep(rng.uniform(0, 0.04))
+        victim = rng.choice(refs)
+        ray.cancel(victim)
+        for ref in refs:
+            try:
+                assert ray.get(ref) == 210
+            except TaskCancelledError:
+                assert ref is victim
+                cancelled += 1
+        assert ray.get(others) == list(range(5))
+    assert cancelled >= 10
 
 
 def test_cancel_refuses_what_is_no_ref() -> None:

@@ -28,6 +28,7 @@ def facts() -> dict[str, Any]:
         "attempt": context.get_attempt_number(),
         "namespace": context.namespace,
         "mode": context.worker,
+        "env": context.runtime_env,
         "pid": os.getpid(),
     }
 
@@ -40,6 +41,7 @@ def test_a_driver_is_no_task() -> None:
     assert context.get_task_name() is None
     assert context.get_task_function_name() is None
     assert context.get_assigned_resources() == {}
+    assert context.runtime_env == {}
     assert context.get_worker_id() == str(os.getpid())
     assert context.gcs_address.startswith("file://")
 
@@ -54,7 +56,7 @@ def test_a_task_knows_its_job_its_node_and_itself() -> None:
     assert found["worker"] == str(found["pid"]) != str(os.getpid())
     assert found["task"] == ref.task_id()
     assert (found["name"], found["function"]) == ("tea", "facts")
-    assert (found["attempt"], found["mode"]) == (0, "executor")
+    assert (found["attempt"], found["mode"], found["env"]) == (0, "executor", {})
 
 
 @pytest.mark.usefixtures("cluster")

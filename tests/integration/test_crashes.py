@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,11 +276,52 @@ def test_an_executor_that_dies_between_tasks_costs_nothing(
 ) -> None:
     cluster = own_cluster(num_cpus=1)
     ray.get(same.remote(1))
-    _agent, *executors = cluster.processes()
+    executors = cluster.executors()
+    assert executors
     for executor in executors:
         executor.kill()
     wait_until_gone(executors)
     assert ray.get(die_first.options(max_retries=0).remote(tmp_path / "runs", 0, kill)) == 1
+
+
+def test_executors_killed_at_any_moment_lose_nothing(
+    own_cluster: Callable[..., Embedded],
+) -> None:
+    cluster = own_cluster(num_cpus=2, log_to_driver=False)
+
+    @ray.remote(max_retries=-1)
+    def leaf(number: int) -> int:
+        time.sleep(0.001)
+        return number
+
+    @ray.remote(max_retries=-1)
+    def node(number: int) -> int:
+        stored = ray.put(number)
+        return sum(ray.get([leaf.remote(other) for other in range(5)])) + ray.get(stored)
+
+    rng = random.Random(7)
+    over = threading.Event()
+    killed: list[int] = []
+
+    def kill_some() -> None:
+        while not over.wait(rng.uniform(0, 0.04)):
+            executors = cluster.executors()
+            if executors:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim = rng.choice(executors)
+                    victim.kill()
+                    killed.append(victim.pid)
+
+    killer = threading.Thread(target=kill_some)
+    killer.start()
+    try:
+        while len(killed) < 40:
+            refs = [node.remote(number) for number in range(10)]
+            refs += [leaf.remote(number) for number in range(100)]
+            assert ray.get(refs) == [*range(10, 20), *range(100)]
+    finally:
+        over.set()
+        killer.join()
 
 
 @pytest.mark.usefixtures("cluster")

@@ -205,6 +205,18 @@ def test_every_result_of_a_failed_task_raises() -> None:
             ray.get(ref)
 
 
+def test_recursion_without_an_end_is_an_error_like_others() -> None:
+    @ray.remote
+    def forever(number: int) -> int:
+        def deeper(number: int) -> int:
+            return deeper(number + 1)
+
+        return deeper(number)
+
+    with pytest.raises(RecursionError, match="maximum recursion depth exceeded"):
+        ray.get(forever.remote(0))
+
+
 def test_an_exception_is_final_by_default(tmp_path: Path) -> None:
     @ray.remote
     def fail_and_count() -> None:

@@ -204,6 +204,33 @@ def test_environment_variables_build_on_what_is_there() -> None:
     assert ray.get(extended.remote()) == f"/tea:{ray.get(path.remote())}"
 
 
+def test_environment_variables_are_inherited(own_cluster: Callable[..., Embedded]) -> None:
+    """From the job to its tasks, and from them to theirs; the nearest wins."""
+    own_cluster(num_cpus=1, runtime_env={"env_vars": {"TEA": "job", "CUP": "job"}})
+
+    @ray.remote
+    def look() -> tuple[Any, ...]:
+        return tuple(os.environ.get(name) for name in ("TEA", "CUP", "SPOON"))
+
+    @ray.remote
+    def parent() -> list[tuple[Any, ...]]:
+        own = look.options(runtime_env={"env_vars": {"SPOON": "child"}})
+        return ray.get([look.remote(), own.remote()])
+
+    assert ray.get(look.remote()) == ("job", "job", None)
+    changed = parent.options(runtime_env={"env_vars": {"CUP": "parent"}})
+    assert ray.get(changed.remote()) == [("job", "parent", None), ("job", "parent", "child")]
+    assert ray.get_runtime_context().runtime_env == {"env_vars": {"TEA": "job", "CUP": "job"}}
+    assert "TEA" not in os.environ
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_what_a_runtime_env_cannot_do_is_refused_by_init_too() -> None:
+    with pytest.raises(ValueError, match="'pip'"):
+        ray.init(runtime_env={"pip": ["tea"]})
+    assert not ray.is_initialized()
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_name_is_what_messages_call_the_task() -> None:
     @ray.remote(name="kettle")
