@@ -76,9 +76,9 @@ def test_with_force_the_process_is_killed(tmp_path: Path) -> None:
     @ray.remote
     def ignore_interrupts(folder: Path) -> None:
         folder.joinpath(str(os.getpid())).touch()
-        folder.joinpath("started").touch()
         while True:
             try:
+                folder.joinpath("started").touch()
                 time.sleep(LIMIT_S)
             except KeyboardInterrupt:
                 folder.joinpath("ignored").touch()
@@ -251,8 +251,8 @@ def test_a_task_cancels_its_own_child(tmp_path: Path) -> None:
 def test_a_task_can_ask_whether_it_is_cancelled(tmp_path: Path) -> None:
     @ray.remote
     def ask(folder: Path) -> None:
-        folder.joinpath(f"before-{ray.get_runtime_context().is_canceled()}").touch()
         try:
+            folder.joinpath(f"before-{ray.get_runtime_context().is_canceled()}").touch()
             time.sleep(LIMIT_S)
         except KeyboardInterrupt:
             folder.joinpath(f"after-{ray.get_runtime_context().is_canceled()}").touch()
@@ -270,8 +270,8 @@ def test_a_coroutine_is_interrupted_where_it_waits(tmp_path: Path) -> None:
     async def nap(folder: Path) -> None:
         import asyncio
 
-        folder.joinpath("started").touch()
         try:
+            folder.joinpath("started").touch()
             await asyncio.sleep(LIMIT_S)
         finally:
             folder.joinpath("ended").touch()
