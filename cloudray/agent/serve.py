@@ -103,6 +103,8 @@ async def _serve(spec: AgentSpec, place: Place) -> None:
     # What is loaded stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
+    # What comes and goes with a task is mostly free of cycles, and this is the hot path.
+    gc.set_threshold(20_000, 20, 20)
     try:
         await agent.run(stop)
     finally:

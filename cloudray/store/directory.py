@@ -250,8 +250,10 @@ class DirectoryStore(Store):
     def _delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             check_key(key)
-            with suppress(FileNotFoundError, NotADirectoryError):
+            try:
                 os.unlink(self._base + key)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
 
     def _write(self, body: Body) -> str:
         """Write a body to a file of its own and return that file's name."""
