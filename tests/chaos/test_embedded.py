@@ -46,8 +46,10 @@ def test_nothing_is_left_however_the_driver_ends(tmp_path: Path, end: str) -> No
     before = folders()
     ready = tmp_path / "ready"
     script = f"""
-import os, pathlib, time, psutil
+import os, pathlib, signal, time, psutil
 import cloudray as ray
+# As from a terminal: whoever runs in the background has inherited that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 ray.init(num_cpus=2)
 @ray.remote
 def sleep():
