@@ -81,7 +81,7 @@ class Agent:
             io, settings, self._functions, self._resolver, clock, self._published, self._room
         )
         self._dispatcher = dispatcher = Dispatcher(
-            io, resources, self._functions, clock, holdings.consider, self._nonce, self._host
+            io, resources, clock, holdings.consider, self._nonce, self._host
         )
         holdings.dispatcher = dispatcher
         dispatcher.let_go = holdings.drop
@@ -89,7 +89,7 @@ class Agent:
         dispatcher.log_folder = self._logs.folder
         dispatcher.flush_logs = self._logs.flush
         self._discovery = Discovery(
-            io, self.id, total, dispatcher, holdings, settings.lease_s, clock, rng, dead
+            io, self.id, total, dispatcher, holdings, settings.lease_s, clock, dead
         )
         self._charity = Charity(io, dispatcher, holdings, clock)
         self._gateway = Gateway(

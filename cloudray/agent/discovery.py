@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from functools import partial
 
@@ -54,7 +53,6 @@ class Discovery:
         holdings: Holdings,
         lease_s: float,
         clock: Callable[[], float],
-        rng: random.Random,
         dead: tuple[str, ...] = (),
     ) -> None:
         self._io = io
@@ -64,7 +62,6 @@ class Discovery:
         self._holdings = holdings
         self._lease_s = lease_s
         self._clock = clock
-        self._rng = rng
         #: agents that are known to have ended
         self._dead = frozenset(dead)
         self._observer = Observer(lease_s)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cloudray import ids
-from cloudray.agent.functions import Functions, Kind
+from cloudray.agent.functions import Kind
 from cloudray.agent.held import NOBODY, Death, Held, Status
 from cloudray.agent.io import Io
 from cloudray.agent.queues import Line, Queues
@@ -55,7 +55,6 @@ class Dispatcher:
         self,
         io: Io,
         resources: Resources,
-        functions: Functions,
         clock: Callable[[], float],
         publish: Callable[[Held], None],
         nonce: Callable[[], str],
@@ -63,7 +62,6 @@ class Dispatcher:
     ) -> None:
         self._io = io
         self._resources = resources
-        self._functions = functions
         self._clock = clock
         self._publish = publish
         self._nonce = nonce

@@ -65,7 +65,6 @@ class DriverClient:
         self.ledger = ledger
         self.settings = settings
         self.job = job
-        self._days = days
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._book = DurationBook()

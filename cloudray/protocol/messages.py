@@ -214,12 +214,6 @@ class Want(_Message, frozen=True):
     identifiers: tuple[bytes, ...]
 
 
-class Forget(_Message, frozen=True):
-    """These outcomes are not wanted any more."""
-
-    identifiers: tuple[bytes, ...]
-
-
 class Cancel(_Message, frozen=True):
     """Cancel the task behind a ref."""
 
@@ -257,7 +251,6 @@ Message = (
     | Blob
     | Keep
     | Want
-    | Forget
     | Cancel
     | Ask
 )

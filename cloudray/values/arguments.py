@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cloudray.refs import ObjectRef
-from cloudray.values.codec import _PLAIN, PROTOCOL, Buffer, Serialized, dumps, loads
+from cloudray.values.codec import PLAIN, PROTOCOL, Buffer, Serialized, dumps, loads
 
 
 class Placeholder:
@@ -36,7 +36,7 @@ def pack_arguments(
         if not args:
             return _NOTHING, ()
         for value in args:
-            if type(value) not in _PLAIN:
+            if type(value) not in PLAIN:
                 break
         else:
             body = pickle.dumps((args, {}), PROTOCOL)

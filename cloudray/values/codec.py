@@ -33,7 +33,8 @@ _LOCAL_MARK = b"F"
 _STORED_MARK = b"S"
 _HEAD = struct.Struct("<BxxxIQ")  # form, number of buffers, length of the pickle
 _LENGTH = struct.Struct("<Q")
-_PLAIN = frozenset((type(None), bool, int, float, str, bytes))
+#: Values that pickle takes as they are, wherever they come from.
+PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 Buffer = bytes | bytearray | memoryview
 
@@ -57,7 +58,7 @@ def dumps(value: object, what: str = "value") -> Serialized:
     Raises TypeError that names the member which cannot be pickled, and `PicklingError` for a
     value that is nested too deeply.
     """
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         body = pickle.dumps(value, PROTOCOL)
         return Serialized((body,), len(body))
     import cloudpickle  # takes longer to load than the rest of this package

@@ -46,7 +46,6 @@ EXAMPLES: list[Message] = [
     messages.Blob("digest", b"pickled"),
     messages.Keep(b"ref", "/spool/1"),
     messages.Want((b"ref",)),
-    messages.Forget((b"ref",)),
     messages.Cancel(b"ref", force=True),
     messages.Ask(1, "what"),
 ]
