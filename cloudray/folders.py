@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
+from cloudray.platform import lock_file
+
 _LOCK = "lock"
+#: Longer than anybody takes to make a folder and lock it, even on a busy machine.
+_MAKING_S = 60.0
 
 
 class PrivateFolder:
@@ -21,36 +25,71 @@ class PrivateFolder:
         sweep(base, prefix)
         name = f"{prefix}{os.getpid()}-{os.urandom(4).hex()}"
         # It is locked before it bears a name that others sweep.
-        hidden = base / f".{name}"
-        hidden.mkdir(mode=0o700)
+        self.path = hidden = base / f".{name}"
         #: to be passed on to children that use the folder
-        self.lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self.path = hidden.rename(base / name)
+        self.lock = -1
+        try:
+            hidden.mkdir(mode=0o700)
+            self.lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            lock_file(self.lock)
+            self.path = hidden.rename(base / name)
+        except BaseException:
+            self.remove()
+            raise
 
     def remove(self) -> None:
         """Remove the folder and all that is in it. Idempotent."""
-        import shutil  # when a process ends, so that it starts sooner
+        remove(self.path)
+        self.forget()
 
-        shutil.rmtree(self.path, ignore_errors=True)
+    def forget(self) -> None:
+        """Let go of the folder, which others may still use. Idempotent."""
         if self.lock >= 0:
             os.close(self.lock)
             self.lock = -1
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder and all that is in it, if it is there.
+
+    Its lock goes last: when this is cut short, the rest can be swept.
+    """
+    import shutil  # when a process ends, so that it starts sooner
+
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != _LOCK:
+                path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep(base: Path, prefix: str) -> None:
     """Remove folders whose processes were all killed."""
     for folder in base.glob(f"{prefix}*"):
-        try:
-            descriptor = os.open(folder / _LOCK, os.O_RDWR)
-        except OSError:
-            # Not one of ours, or being made or removed right now.
-            continue
-        try:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                import shutil
+        _remove_if_free(folder)
+    # One that was killed while it made its folder left it without its name.
+    oldest_s = time.time() - _MAKING_S
+    for folder in base.glob(f".{prefix}*"):
+        with suppress(FileNotFoundError):
+            if folder.stat().st_mtime < oldest_s:
+                # If it had no time to make its lock, there is nobody who could hold one.
+                _remove_if_free(folder, without_lock=True)
 
-                shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)
+
+def _remove_if_free(folder: Path, *, without_lock: bool = False) -> None:
+    try:
+        descriptor = os.open(folder / _LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        # Not one of ours, or being made or removed right now.
+        if without_lock:
+            remove(folder)
+        return
+    except OSError:
+        return
+    try:
+        if lock_file(descriptor):
+            remove(folder)
+    finally:
+        os.close(descriptor)

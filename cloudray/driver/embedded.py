@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
-from cloudray import platform
+from cloudray import configuration, platform
 from cloudray.agent.spec import AgentSpec
-from cloudray.folders import PrivateFolder
+from cloudray.driver.storage import Storage
 from cloudray.protocol.joining import join
-from cloudray.settings import EMBEDDED
 from cloudray.store import Reliable, drive, open_store
+from cloudray.timing import EMBEDDED
 
 #: How long an agent gets to clean up after itself.
 _PATIENCE_S = 5.0
@@ -30,6 +30,10 @@ class Offer(msgspec.Struct, frozen=True):
     #: bytes
     memory: float | None = None
     resources: Mapping[str, float] | None = None
+    #: bytes of values that may lie in shared memory
+    object_store_memory: int | None = None
+    #: where values go that find no room there
+    spill_directory: str | None = None
     #: modules that tasks are likely to use
     preload: tuple[str, ...] = ()
 
@@ -38,22 +42,23 @@ class EmbeddedCluster:
     """A cluster on this machine that lives as long as its driver.
 
     The agent holds one end of a pipe whose other end is only in this process: however the driver
-    ends, the agent notices, ends its executors, and removes the folder.
+    ends, the agent notices, ends its executors, and removes the folders.
     """
 
     def __init__(self, offer: Offer) -> None:
         self._offer = offer
-        self._private = PrivateFolder(platform.memory_folder(), f"cloudray-{os.getuid()}-")
-        self.folder = self._private.path
-        (self.folder / "store").mkdir()
-        self.address = f"file://{self.folder}/store?durable=false"
+        #: its folders
+        self.storage = Storage(offer.object_store_memory, offer.spill_directory)
+        self.folder = self.storage.folder
+        self.address = self.storage.address
         self._owner_pid = os.getpid()
         self._dead: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         try:
             # The agent is on its way before anything else is done or even loaded.
-            drive(Reliable(open_store(self.address)), join(self.address, EMBEDDED))
+            times = configuration.current().timing(EMBEDDED)
+            drive(Reliable(open_store(self.address)), join(self.address, times, ephemeral=True))
             self.socket_path = self._start()
         except BaseException:
             self.close()
@@ -61,11 +66,22 @@ class EmbeddedCluster:
 
     def _start(self) -> str:
         path = str(self.folder / f"{os.urandom(4).hex()}.sock")
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(path)
-        # Listening before the agent runs: whoever connects early waits in the backlog.
-        listener.listen(128)
-        read_end, write_end = os.pipe()
+        with platform.unix_socket() as listener, (self.folder / "agent.log").open("ab") as log:
+            listener.bind(path)
+            # Listening before the agent runs: whoever connects early waits in the backlog.
+            listener.listen(128)
+            read_end, write_end = os.pipe()
+            # Known here before there is an agent: whatever happens meanwhile, `close` ends it.
+            self._lifeline = write_end
+            try:
+                self._process = self._start_agent(listener.fileno(), read_end, log)
+            finally:
+                os.close(read_end)
+        return path
+
+    def _start_agent(
+        self, listen_fd: int, lifeline_fd: int, log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
         offer = self._offer
         spec = msgspec.json.encode(
             AgentSpec(
@@ -76,29 +92,25 @@ class EmbeddedCluster:
                 dict(offer.resources or {}),
                 dead=tuple(self._dead),
                 preload=offer.preload,
-                listen_fd=listener.fileno(),
-                lifeline_fd=read_end,
-                folder=str(self.folder),
+                listen_fd=listen_fd,
+                lifeline_fd=lifeline_fd,
+                folders=self.storage.folders,
             )
         )
-        log = (self.folder / "agent.log").open("ab")
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                # -P: files in the working directory must not hide modules that the agent needs.
-                [sys.executable, "-P", "-m", "cloudray.agent", "--spec", spec],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(listener.fileno(), read_end, self._private.lock),
-                start_new_session=True,
-                env=os.environ | {"PYTHONPATH": _python_path()},
-            )
-        finally:
-            listener.close()
-            os.close(read_end)
-            log.close()
-        self._lifeline = write_end
-        return path
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            # -P: files in the working directory must not hide modules that the agent needs.
+            [sys.executable, "-P", "-m", "cloudray.agent", "--spec", spec],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(listen_fd, lifeline_fd, *self.storage.locks),
+            start_new_session=True,
+            env=os.environ
+            | {
+                "PYTHONPATH": _python_path(),
+                "CLOUDRAY_TRACEBACK": configuration.current().traceback,
+            },
+        )
 
     def alive(self) -> bool:
         """Whether the agent runs."""
@@ -124,8 +136,15 @@ class EmbeddedCluster:
         except OSError:
             return ""
 
+    def forget(self) -> None:
+        """In a forked child: let go of what ends the cluster, which is its parent's."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        self.storage.forget()
+
     def close(self) -> None:
-        """End the agent, and with it its executors, and remove the folder."""
+        """End the agent, and with it its executors, and remove the folders."""
         if os.getpid() != self._owner_pid:
             return
         if self._lifeline >= 0:
@@ -138,7 +157,7 @@ class EmbeddedCluster:
                 self._process.kill()
                 self._process.wait()
             self._process = None
-        self._private.remove()
+        self.storage.remove()
 
 
 def _python_path() -> str:

@@ -23,6 +23,7 @@ from cloudray.store.base import (
     Put,
     Store,
     StoreError,
+    StoreFullError,
     TransientStoreError,
 )
 from cloudray.store.envelope import Kind, RecordError, new_nonce, nonce_of, open_sealed, seal
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from cloudray.store.faults import Fault, FaultPlan, Faulty
     from cloudray.store.memory import MemoryStore
     from cloudray.store.reliable import Reliable
+    from cloudray.store.room import Room, RoomSpec
+    from cloudray.store.spilling import SpillingStore
     from cloudray.store.urls import open_store
 
 _LATER = {
@@ -50,8 +53,11 @@ _LATER = {
     "Prices": "cloudray.store.counting",
     "R2": "cloudray.store.counting",
     "Reliable": "cloudray.store.reliable",
+    "Room": "cloudray.store.room",
+    "RoomSpec": "cloudray.store.room",
     "S3_EXPRESS": "cloudray.store.counting",
     "S3_STANDARD": "cloudray.store.counting",
+    "SpillingStore": "cloudray.store.spilling",
     "open_store": "cloudray.store.urls",
 }
 
@@ -85,8 +91,12 @@ __all__ = [
     "Put",
     "RecordError",
     "Reliable",
+    "Room",
+    "RoomSpec",
+    "SpillingStore",
     "Store",
     "StoreError",
+    "StoreFullError",
     "TransientStoreError",
     "drive",
     "drive_async",

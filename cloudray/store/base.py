@@ -12,9 +12,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from cloudray.exceptions import ObjectStoreFullError
+
+if TYPE_CHECKING:
+    from cloudray.store.room import Room
 
 Buffer = bytes | bytearray | memoryview
 #: What a put accepts: one buffer, or several that are written one after the other.
@@ -110,6 +115,16 @@ class TransientStoreError(StoreError):
     """
 
 
+class StoreFullError(StoreError, ObjectStoreFullError):
+    """There is no room for what should be written: the message says where, and what to do.
+
+    Nothing was written. Users catch it as `ObjectStoreFullError`.
+    """
+
+    #: there would be no room either if nothing else were stored
+    hopeless: bool = False
+
+
 class Store(ABC):
     """Object storage under one prefix. Keys are relative to `url`."""
 
@@ -117,6 +132,9 @@ class Store(ABC):
     url: str
     #: True when `perform` returns within microseconds, so that an event loop may call it.
     inline: bool = False
+    #: Where files of large values are written before they are adopted; None where that is up to
+    #: whoever writes them.
+    room: Room | None = None
 
     @abstractmethod
     def perform(self, op: Op) -> Any:

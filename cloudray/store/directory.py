@@ -1,5 +1,5 @@
 # Raw calls, not pathlib: this is the hot path of a local cluster.
-# ruff: noqa: PTH102, PTH103, PTH105, PTH108, PTH110, PTH113, PTH116, PTH120
+# ruff: noqa: PTH102, PTH105, PTH108, PTH110, PTH113, PTH116, PTH120
 """A store in a directory: a key is a file, and put-if-absent is `link`.
 
 A body is written under a name of its own first, so a key never shows half of one, and a key's
@@ -17,6 +17,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from cloudray.platform import on_fork
 from cloudray.store.base import (
     Adopt,
     Body,
@@ -33,8 +34,18 @@ from cloudray.store.base import (
     TransientStoreError,
 )
 from cloudray.store.bodies import check_file, range_of, size_of
-from cloudray.store.files import SMALL_BYTES, discard, explain, read_range, sync, write_all
+from cloudray.store.files import (
+    SMALL_BYTES,
+    discard,
+    explain,
+    explain_opening,
+    read_range,
+    something_else,
+    sync,
+    write_all,
+)
 from cloudray.store.keys import RESERVED, check_key, check_prefix
+from cloudray.store.layout import CLUSTER
 from cloudray.store.walk import etag_of, walk
 from cloudray.store.wording import doing
 
@@ -42,9 +53,11 @@ from cloudray.store.wording import doing
 THREAD_BYTES = 1 << 20
 #: An unfinished file older than this was left by a crash.
 ABANDONED_S = 86_400.0
+#: What a file system puts into a directory that is empty otherwise.
+_HARMLESS = {"lost+found"}
 #: How often a write starts again because somebody removed the folder under it.
 _TRIES = 100
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 class _LargeFileError(Exception):
@@ -63,8 +76,7 @@ class _Process:
 
 
 _process = _Process()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_process.note)
+on_fork(_process.note)
 
 
 class DirectoryStore(Store):
@@ -83,7 +95,7 @@ class DirectoryStore(Store):
     def __init__(self, root: Path, *, durable: bool = True, url: str | None = None) -> None:
         """Use the directory `root`, making it, for its user only, when it is missing.
 
-        Raises `StoreError` when it cannot be made or written.
+        Raises `StoreError` when it cannot be made or written, or holds something else.
         """
         root = root.absolute()
         self.url = url or root.as_uri()
@@ -96,12 +108,24 @@ class DirectoryStore(Store):
         self._temp_stem = f"{self._temp_folder}/{os.urandom(6).hex()}"
         self._serial = count()
         try:
-            os.makedirs(self._root, mode=0o700, exist_ok=True)
-            os.makedirs(self._temp_folder, exist_ok=True)
+            self._make_root()
             self._device = os.stat(self._root).st_dev
             self._remove_abandoned()
         except OSError as error:
-            raise explain(error, self._root, "opening the store") from error
+            raise explain_opening(error, self._root) from error
+
+    def _make_root(self) -> None:
+        """Make what is missing of the store's directory; refuse one that is something else's."""
+        with suppress(FileExistsError):
+            os.mkdir(self._root, 0o700)
+        with os.scandir(self._root) as entries:
+            names = [entry.name for entry in entries]
+        if RESERVED not in names:
+            others = sorted(name for name in names if name[0] != "." and name not in _HARMLESS)
+            if others and CLUSTER not in others:
+                raise something_else(self._root, others)
+            with suppress(FileExistsError):
+                os.mkdir(self._temp_folder)
 
     def perform(self, op: Op) -> Any:
         """Perform one operation, blocking.
@@ -314,6 +338,8 @@ class DirectoryStore(Store):
         now_s = time.time()
         with os.scandir(self._temp_folder) as entries:
             for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    continue  # the room of a `SpillingStore`
                 with suppress(FileNotFoundError):
                     if now_s - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_S:
                         os.unlink(entry.path)

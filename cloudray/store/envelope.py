@@ -17,6 +17,8 @@ import os
 import struct
 from enum import IntEnum
 
+from cloudray import platform
+
 HEADER_BYTES = 64
 #: Readers understand this version and the one before it.
 VERSION = 1
@@ -55,6 +57,10 @@ class RecordError(Exception):
     """A stored record that this version cannot read: the message says which and why."""
 
 
+class VersionError(RecordError):
+    """A stored record of a protocol version that this one does not understand."""
+
+
 _NONCE_BYTES = 16
 #: Random bytes are drawn for many nonces at once: the system call costs more than the rest.
 _DRAWN_BYTES = 256 * _NONCE_BYTES
@@ -74,8 +80,7 @@ def new_nonce() -> bytes:
 
 
 # Parent and child must never give two writes the same nonce.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_nonces.clear)
+platform.on_fork(_nonces.clear)
 
 
 def header(kind: Kind, nonce: bytes) -> bytes:
@@ -101,7 +106,7 @@ def open_sealed(kind: Kind, record: bytes | memoryview, key: str) -> memoryview:
     if magic != _MAGIC:
         raise RecordError(f"{key} is not a CloudRay record: it begins with {magic!r}")
     if not VERSION - 1 <= version <= VERSION:
-        raise RecordError(
+        raise VersionError(
             f"{key} was written with protocol version {version}; this CloudRay reads "
             f"{VERSION - 1} and {VERSION}. Upgrade the older side."
         )

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from cloudray.store.base import Adopt, Create, Op, Put, Store, TransientStoreError
+from cloudray.store.bodies import check_file
 from cloudray.store.wording import doing
 from cloudray.store.wrapper import Wrapper
 
@@ -159,7 +160,10 @@ def _is_done(fault: Fault) -> bool:
 
 def _sent(op: Op) -> Op:
     # Who is told that an upload failed still has the file: only success removes it.
-    return Put(op.key, op.path.read_bytes()) if isinstance(op, Adopt) else op
+    if not isinstance(op, Adopt):
+        return op
+    check_file(op)
+    return Put(op.key, op.path.read_bytes())
 
 
 def _answer(op: Op, fault: Fault) -> bool:

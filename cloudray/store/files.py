@@ -7,16 +7,19 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from cloudray.store.base import Body, StoreError, TransientStoreError
+from cloudray.store.base import Body, StoreError, StoreFullError, TransientStoreError
 from cloudray.store.bodies import views_of
 
 #: Files up to this size are read by one call, without asking their size first.
 SMALL_BYTES = 64 << 10
-#: How many buffers one writev takes.
-_IOV_MAX: int = os.sysconf("SC_IOV_MAX")
+#: How many buffers one writev takes, on Linux as on macOS.
+_IOV_MAX = 1024
+#: How many of the names in a strange directory a message tells.
+_NAMES_SHOWN = 3
 #: The kernel moves at most this much in one call.
 _CALL_BYTES = 0x7FFF_F000
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+#: What the kernel says when there is no room.
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 _UNLINKABLE = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -69,11 +72,33 @@ def discard(path: str) -> None:
         os.unlink(path)  # noqa: PTH108 - on the hot path
 
 
+def explain_opening(error: OSError, root: str) -> StoreError:
+    """Say why there can be no store at `root`, and what to do."""
+    reason = error.strerror or str(error)
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return explain(error, root, "opening the store")
+    parent = Path(root).parent
+    if error.errno == errno.ENOENT and not parent.exists():
+        return StoreError(f"there is no directory {parent}: make it, or mend the address.")
+    if error.errno in {errno.ENOTDIR, errno.EEXIST}:
+        return StoreError(f"{root} is no directory ({reason}): name one, or a new one.")
+    return StoreError(f"{root} cannot be used ({reason}): name a directory that you may write.")
+
+
+def something_else(root: str, names: list[str]) -> StoreError:
+    """The refusal of a directory in which these names were found, and no store."""
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return StoreError(
+        f"{root} holds something else: {', '.join(names[:_NAMES_SHOWN])}{more}. Name an empty "
+        "directory, or one that does not exist yet."
+    )
+
+
 def explain(error: OSError, root: str, doing: str) -> StoreError:
     """Say what a failed system call means for the store at `root`, and what to do."""
     reason = error.strerror or str(error)
-    if error.errno in _FULL:
-        return StoreError(
+    if error.errno in FULL:
+        return StoreFullError(
             f"no space left in {root} while {doing} ({reason}). Free some space there, or use "
             f"a larger directory."
         )

@@ -27,6 +27,11 @@ QUEUE = "queue/"
 AGENTS = "agents/"
 
 
+#: Where objects lie in a directory, as a pattern.
+OBJECT_FOLDERS = "t*/jobs/*/objects"
+_OBJECTS = "/objects/"
+
+
 class QueueName(msgspec.Struct, frozen=True, array_like=True):
     """A batch as its queue entry names it: enough to decide without reading it."""
 
@@ -119,6 +124,20 @@ def result_object(identifier: bytes, nonce: str) -> str:
     submitter = ids.to_text(ids.submitter_of(identifier))
     name = f"{submitter}-{identifier[21:].hex()}-{nonce}"
     return f"{_job_folder_of(identifier)}objects/{name}"
+
+
+def is_object(key: str) -> bool:
+    """Whether a key is that of a large value.
+
+    >>> is_object("t7/jobs/0v1c/objects/0v2d-p00000000"), is_object("agents/0v1c")
+    (True, False)
+    """
+    return _OBJECTS in key
+
+
+def may_lead_to_objects(prefix: str) -> bool:
+    """Whether keys of large values may begin so."""
+    return not prefix or prefix[0] == "t"
 
 
 def log(days: int, job: bytes, agent: str, number: int) -> str:

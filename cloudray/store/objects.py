@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from cloudray.platform import on_fork
 from cloudray.store.base import (
     Adopt,
     Body,
@@ -40,14 +41,37 @@ UPLOADS = 4
 READERS = 16
 
 
+class _Threads:
+    """Whether the client library's threads run in this process: a forked child lacks them."""
+
+    started = False
+    lost = False
+
+    @classmethod
+    def lose(cls) -> None:
+        """In a forked child: whoever asked them for anything would wait for ever."""
+        cls.lost = cls.started
+
+
+on_fork(_Threads.lose)
+
+
 class ObjectStore(Store):
     """The objects under one prefix of a bucket."""
 
     def __init__(self, place: Place, url: str) -> None:
         """Make the clients; no request is sent. `url` names the store as its user typed it.
 
-        Raises `StoreError` when the configuration is not one.
+        Raises `StoreError` when the configuration is not one, and in a process that was forked
+        from one that had made clients.
         """
+        if _Threads.lost:
+            raise StoreError(
+                f"cannot use {url} in a process that was forked from one that uses object "
+                'storage: start processes with multiprocessing.get_context("spawn"), or join the '
+                "cluster only after forking."
+            )
+        _Threads.started = True
         self.url = url
         self._ordered = not place.is_express
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="cloudray-get")

@@ -14,6 +14,7 @@ class Wrapper(Store):
         self._store = store
         self.url = store.url
         self.inline = store.inline
+        self.room = store.room
 
     def path(self, key: str) -> Path | None:
         """The local file that *is* this object, when the inner store has one."""

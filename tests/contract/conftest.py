@@ -15,13 +15,31 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
-from cloudray.store import DirectoryStore, FaultPlan, Faulty, MemoryStore, Op, Reliable, Store
+from cloudray.store import (
+    Delete,
+    DirectoryStore,
+    Entry,
+    FaultPlan,
+    Faulty,
+    GetMany,
+    List,
+    MemoryStore,
+    Op,
+    Reliable,
+    SpillingStore,
+    Store,
+)
 from cloudray.store import open_store as open_url
+from cloudray.store.keys import check_key
+from cloudray.store.wrapper import Wrapper
 
 SERVER = Path(__file__).with_name("moto_server.py")
-BACKENDS = ("memory", "directory", "durable-directory", "s3")
+BACKENDS = ("memory", "directory", "durable-directory", "spilling", "roomy", "spilled", "s3")
+#: Below it, keys are those of large values.
+OBJECTS = "t7/jobs/job/objects/"
 _serial = count()
 
 
@@ -38,6 +56,43 @@ class Caller(Store):
     def perform_together(self, ops: list[Op]) -> list[Any]:
         """Perform operations at the same time."""
         raise NotImplementedError
+
+
+class OfObjects(Wrapper):
+    """A store all of whose keys are those of large values."""
+
+    def perform(self, op: Op) -> Any:
+        return _without_prefix(self._store.perform(_with_prefix(op)))
+
+    async def perform_async(self, op: Op) -> Any:
+        return _without_prefix(await self._store.perform_async(_with_prefix(op)))
+
+    def path(self, key: str) -> Path | None:
+        return self._store.path(OBJECTS + key)
+
+
+def _with_prefix(op: Op) -> Op:
+    match op:
+        case List():
+            after = OBJECTS + op.after if op.after else ""
+            return List(OBJECTS + op.prefix, after, op.limit)
+        case GetMany() | Delete():
+            for key in op.keys:
+                check_key(key)
+            return type(op)(tuple(OBJECTS + key for key in op.keys))
+        case _:
+            # The key itself is checked as it stands.
+            check_key(op.key)
+            return msgspec.structs.replace(op, key=OBJECTS + op.key)
+
+
+def _without_prefix(answer: Any) -> Any:
+    match answer:
+        case Entry():
+            return msgspec.structs.replace(answer, key=answer.key.removeprefix(OBJECTS))
+        case [Entry(), *_]:
+            return [_without_prefix(entry) for entry in answer]
+    return answer
 
 
 class Blocking(Caller):
@@ -96,6 +151,13 @@ def raw(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             store = MemoryStore()
         case "s3":
             store = open_url(request.getfixturevalue("bucket_url")())
+        case "spilling":
+            store = SpillingStore(tmp_path / "store", tmp_path / "disk")
+        case "roomy":
+            store = OfObjects(SpillingStore(tmp_path / "store", tmp_path / "disk"))
+        case "spilled":
+            # Memory has room for no value at all.
+            store = OfObjects(SpillingStore(tmp_path / "store", tmp_path / "disk", memory_bytes=0))
         case name:
             store = DirectoryStore(tmp_path / "store", durable=name == "durable-directory")
     yield store

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from cloudray.folders import PrivateFolder, sweep
+from cloudray import platform
+from cloudray.folders import PrivateFolder, remove, sweep
 
 ROOT = Path(__file__).parents[2]
 #: Makes a folder, says so, and lives until its standard input ends.
@@ -148,3 +150,76 @@ def test_a_folder_that_is_being_made_is_not_swept(
     folder = PrivateFolder(tmp_path, "test-")
     assert (folder.path / "lock").exists()
     folder.remove()
+
+
+def unfinished(base: Path, *, old: bool, lock: bool) -> Path:
+    """A folder as somebody leaves it who is killed while making it."""
+    hidden = base / f".test-{os.urandom(4).hex()}"
+    hidden.mkdir()
+    if lock:
+        (hidden / "lock").touch()
+    if old:
+        os.utime(hidden, (0, 0))
+    return hidden
+
+
+@pytest.mark.parametrize("lock", [True, False])
+def test_a_folder_that_was_never_finished_is_swept_after_a_while(
+    tmp_path: Path, lock: bool
+) -> None:
+    old, new = (unfinished(tmp_path, old=old, lock=lock) for old in (True, False))
+    sweep(tmp_path, "test-")
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_a_folder_that_is_being_made_for_long_is_not_swept(tmp_path: Path) -> None:
+    hidden = unfinished(tmp_path, old=True, lock=True)
+    with (hidden / "lock").open("r+") as held:
+        os.utime(hidden, (0, 0))
+        assert platform.lock_file(held.fileno())
+        sweep(tmp_path, "test-")
+        assert hidden.exists()
+
+
+@pytest.mark.parametrize("fails", ["mkdir", "rename"])
+def test_a_folder_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, fails, fail)
+        with pytest.raises(PermissionError):
+            PrivateFolder(tmp_path, "test-")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_folder_goes_last(
+    folder: PrivateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a-file", "z-file"):
+        (folder.path / name).touch()
+    with monkeypatch.context() as patch:
+        # As if it were killed between the two steps.
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        remove(folder.path)
+    assert [path.name for path in folder.path.iterdir()] == ["lock"]
+
+
+def test_removing_a_folder_leaves_what_a_link_in_it_leads_to(
+    folder: PrivateFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder.path / "link").symlink_to(tmp_path / "elsewhere")
+    folder.remove()
+    assert (tmp_path / "elsewhere").is_dir()
+
+
+def test_a_folder_that_is_forgotten_stays_for_those_who_use_it(folder: PrivateFolder) -> None:
+    lock = folder.lock
+    folder.forget()
+    folder.forget()
+    assert folder.path.is_dir()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(lock)

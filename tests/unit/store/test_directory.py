@@ -195,8 +195,32 @@ def test_a_filesystem_without_hard_links_is_refused_by_the_probe(
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"opening the store in .*file/root failed"):
+    with pytest.raises(StoreError, match=r"file/root is no directory \(Not a directory\)"):
         DirectoryStore(tmp_path / "file" / "root")
+
+
+def test_a_directory_in_one_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"there is no directory .*missing: make it"):
+        DirectoryStore(tmp_path / "missing" / "root")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    for name in ("thesis.tex", "figures", "notes.txt", "old", ".hidden"):
+        (tmp_path / name).touch()
+    with pytest.raises(StoreError) as raised:
+        DirectoryStore(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path} holds something else: figures, notes.txt, old and 1 more. Name an empty "
+        "directory, or one that does not exist yet."
+    )
+    assert not (tmp_path / ".tmp").exists()
+
+
+@pytest.mark.parametrize("name", ["lost+found", ".DS_Store", "cluster"])
+def test_a_directory_that_holds_nothing_else_is_used(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert DirectoryStore(tmp_path).perform(Create("key", b"body"))
 
 
 def test_what_a_crash_left_unfinished_is_removed_a_day_later(root: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudray.store import Body, StoreError, TransientStoreError, files
+from cloudray.store import Body, StoreError, StoreFullError, TransientStoreError, files
 from cloudray.store.files import explain, read_range, write_all
 
 
@@ -88,7 +88,7 @@ def test_a_file_that_shrinks_while_it_is_read_ends(
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_said_to_be_full(number: int) -> None:
     error = explain(OSError(number, os.strerror(number)), "/store", "writing key")
-    assert type(error) is StoreError
+    assert type(error) is StoreFullError
     assert str(error).startswith("no space left in /store while writing key")
 
 
