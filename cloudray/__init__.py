@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cloudray import exceptions
     from cloudray.api.functions import RemoteFunction, remote
     from cloudray.api.objects import cancel, get, put, wait
+    from cloudray.api.overview import settings
     from cloudray.api.session import (
         ClusterContext,
         RuntimeContext,
@@ -51,6 +52,7 @@ __all__ = [
     "nodes",
     "put",
     "remote",
+    "settings",
     "shutdown",
     "wait",
 ]
@@ -64,6 +66,7 @@ _HOMES = {
     "get": "cloudray.api.objects",
     "put": "cloudray.api.objects",
     "wait": "cloudray.api.objects",
+    "settings": "cloudray.api.overview",
     "ClusterContext": "cloudray.api.session",
     "RuntimeContext": "cloudray.api.session",
     "available_resources": "cloudray.api.session",
@@ -86,7 +89,13 @@ def __getattr__(name: str) -> Any:
     if home is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(home), "ObjectRef" if name == "ObjectID" else name)
+    try:
+        module = import_module(home)
+    except KeyboardInterrupt as error:
+        # Where in the importing Ctrl-C came tells nobody anything.
+        error.__traceback__ = None
+        raise
+    value = getattr(module, "ObjectRef" if name == "ObjectID" else name)
     globals()[name] = value
     return value
 

@@ -2,6 +2,8 @@
 
 A test that silently stops running is worse than one that fails. On a developer's machine skips
 stay skips.
+
+And no test sees the settings of whoever runs it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from cloudray.api.settings import BY_VARIABLE
+from cloudray.api.userfile import VARIABLE
+
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+
+# Before anything is collected, and for the programs that tests start.
+os.environ[VARIABLE] = os.devnull
+for _variable in BY_VARIABLE:
+    os.environ.pop(_variable, None)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -16,6 +16,7 @@ import msgspec
 from cloudray import context
 from cloudray.api import checks
 from cloudray.api.runtime_env import env_vars_of
+from cloudray.api.wording import did_you_mean, wrong_type
 
 DEFAULT_NUM_CPUS = 1.0
 DEFAULT_MAX_RETRIES = 3
@@ -45,6 +46,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_retries: int = DEFAULT_MAX_RETRIES
     #: which exceptions of the function are retried as well: all, none, or those of these classes
     retry_exceptions: bool | tuple[type[Exception], ...] = False
+    #: seconds that an attempt may run; None for no limit
+    timeout_s: float | None = None
     #: what to call the task in messages; empty for the function's name
     name: str = ""
     #: environment variables of the worker process
@@ -80,23 +83,10 @@ class Option(msgspec.Struct, frozen=True):
     def keep(self, value: Any) -> Any:
         """What to keep for a value, after checking it."""
         if not isinstance(value, self.types):
-            raise TypeError(
-                f"The type of keyword '{self.name}' must be {type_names(self.types)}, "
-                f"but received type {type(value).__name__}"
-            )
+            raise wrong_type(self.name, self.types, value)
         if value is None:
             return self.default
         return value if self.check is None else self.check(self.name, value)
-
-
-def type_names(types: tuple[type, ...]) -> str:
-    """How a message names the types of an option.
-
-    >>> type_names((int, type(None)))
-    '(int, NoneType)'
-    """
-    names = [known.__name__ for known in types]
-    return names[0] if len(names) == 1 else f"({', '.join(names)})"
 
 
 _NONE = type(None)
@@ -169,10 +159,22 @@ TASK_OPTIONS: Mapping[str, Option] = _table(
         field="retry_exceptions",
     ),
     Option(
+        "timeout_s",
+        _NUMBER,
+        None,
+        "Seconds that a call may run, from when its worker process begins with it, time spent in "
+        "`get` included; then it is interrupted (`KeyboardInterrupt`), killed if it has not ended "
+        "3 s later, and fails with `TaskTimeoutError`. Retried only if `retry_exceptions` covers "
+        "that. None for no limit.",
+        checks.seconds,
+        "timeout_s",
+    ),
+    Option(
         "name",
         (str, _NONE),
         "",
         "What to call the task in messages and logs; by default the function's name.",
+        checks.text,
         field="name",
     ),
     Option(
@@ -196,6 +198,7 @@ TASK_OPTIONS: Mapping[str, Option] = _table(
         (str, _NONE),
         "",
         'The GPU model, e.g. `"A100"`.',
+        checks.text,
         field="accelerator_type",
     ),
     Option(
@@ -243,7 +246,7 @@ def validate_task_options(options: Mapping[str, Any], in_options: bool) -> None:
         if option is None:
             raise ValueError(
                 f"Invalid option keyword {name} for remote functions. "
-                f"Valid ones are {list(TASK_OPTIONS)}."
+                f"Valid ones are {list(TASK_OPTIONS)}.{did_you_mean(name, TASK_OPTIONS)}"
             )
         option.keep(value)
         if in_options and not option.in_options:
@@ -285,3 +288,28 @@ def markdown_table() -> str:
         doc = option.doc if option.in_options else f"{option.doc} Not in `.options()`."
         rows.append(f"| `{option.name}` | {types} | `{option.default!r}` | {doc} |")
     return "\n".join(rows) + "\n"
+
+
+def said(options: TaskOptions) -> list[str]:
+    """The options that are not as they would be without being given, as they are written.
+
+    >>> said(TaskOptions(num_cpus=2.0, retry_exceptions=(OSError,)))
+    ['num_cpus=2', 'retry_exceptions=[OSError]']
+    """
+    usual = TaskOptions()
+    chosen = {
+        name: value
+        for name in TaskOptions.__struct_fields__
+        if (value := getattr(options, name)) != getattr(usual, name)
+    }
+    return [f"{name}={_written(value)}" for name, value in chosen.items()]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_written(one)}' for key, one in value.items())}}}"
+    if isinstance(value, tuple) and all(isinstance(one, type) for one in value):
+        return f"[{', '.join(one.__name__ for one in value)}]"
+    return repr(value)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
 from hypothesis import settings
 
-from cloudray import context
+from cloudray import configuration, context
+from cloudray.configuration import Configuration
 from tests.unit.recording import RecordingClient
 
 # No test depends on how fast the machine is.
@@ -21,3 +22,10 @@ def client() -> Iterator[RecordingClient]:
     context.register(cast("context.Client", recording))
     yield recording
     context.register(None)
+
+
+@pytest.fixture
+def configure() -> Iterator[Callable[..., None]]:
+    """Let these settings hold, for the time of a test."""
+    yield lambda **settings: configuration.use(Configuration(**settings))
+    configuration.use(None)

@@ -46,6 +46,9 @@ def test_without_keywords_the_defaults_are_rays() -> None:
         ("retry_exceptions", True, "retry_exceptions", True),
         ("retry_exceptions", [ValueError, OSError], "retry_exceptions", (ValueError, OSError)),
         ("retry_exceptions", (), "retry_exceptions", ()),
+        ("timeout_s", 0.5, "timeout_s", 0.5),
+        ("timeout_s", 2, "timeout_s", 2.0),
+        ("timeout_s", None, "timeout_s", None),
         ("name", "evening run", "name", "evening run"),
         ("runtime_env", {"env_vars": {"A": "1"}}, "env_vars", {"A": "1"}),
         ("runtime_env", {}, "env_vars", {}),
@@ -91,6 +94,7 @@ def test_an_option_without_effect_is_accepted(options: dict[str, Any]) -> None:
         ({"num_returns": 1.5}, "'num_returns' must be (int, str, NoneType), but received"),
         ({"resources": ["CPU"]}, "'resources' must be (dict, NoneType), but received type list"),
         ({"retry_exceptions": None}, "'retry_exceptions' must be (bool, list, tuple)"),
+        ({"timeout_s": "1"}, "'timeout_s' must be (float, int, NoneType), but received type str"),
         ({"retry_exceptions": ValueError}, "'retry_exceptions' must be (bool, list, tuple)"),
         ({"name": 1}, "'name' must be (str, NoneType)"),
         ({"runtime_env": "auto"}, "'runtime_env' must be (dict, NoneType)"),
@@ -137,6 +141,10 @@ def test_a_wrong_type_is_named(options: dict[str, Any], message: str) -> None:
         ({"max_retries": -2}, "'max_retries' only accepts None, 0, -1 or a positive integer"),
         ({"retry_exceptions": [3]}, "must be either a boolean or a list of exceptions"),
         ({"retry_exceptions": [KeyboardInterrupt]}, "a list of exceptions"),
+        ({"timeout_s": 0}, "'timeout_s' only accepts None or a positive number of seconds, not 0"),
+        ({"timeout_s": -1.5}, "'timeout_s' only accepts None or a positive number of seconds"),
+        ({"timeout_s": math.inf}, "'timeout_s' only accepts None or a positive number"),
+        ({"timeout_s": math.nan}, "'timeout_s' only accepts None or a positive number"),
         ({"scheduling_strategy": "RANDOM"}, "Invalid scheduling_strategy value RANDOM"),
         ({"label_selector": {"a b": "c"}}, "Invalid label key name `a b`"),
         ({"fallback_strategy": [{"num_cpus": 1}]}, "Unsupported option found: 'num_cpus'"),
@@ -146,6 +154,15 @@ def test_a_wrong_type_is_named(options: dict[str, Any], message: str) -> None:
         ({"runtime_env": {"pips": ["x"]}}, "runtime_env has no field 'pips'"),
         ({"runtime_env": {"env_vars": {"A=B": "1"}}}, "no process can have"),
         ({"runtime_env": {"env_vars": {"A": "1\0"}}}, "no process can have"),
+        ({"runtime_env": {"env_vars": {"A": "\ud800"}}}, "which is no text"),
+        ({"num_cpus": 2e15}, "num_cpus cannot go beyond 1e+15"),
+        ({"memory": 10**400}, "memory cannot go beyond 1e+15"),
+        ({"num_returns": 65_536}, "'num_returns' cannot go beyond 65535"),
+        ({"max_retries": 2**31}, "'max_retries' cannot go beyond 2147483647."),
+        ({"max_calls": 10**30}, "'max_calls' cannot go beyond 2147483647."),
+        ({"name": "tea\ud800"}, "which is no text: surrogates not allowed at position 3"),
+        ({"accelerator_type": "\udfff"}, "which is no text"),
+        ({"resources": {"\ud800": 1}}, "which is no text"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named(options: dict[str, Any], message: str) -> None:
@@ -160,6 +177,20 @@ def test_an_unknown_option_is_answered_with_the_valid_ones() -> None:
     ) as info:
         keep(num_cpu=1)
     assert all(repr(name) in str(info.value) for name in TASK_OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("num_cpu", "num_cpus"), ("cpus", "num_cpus"), ("max_retry", "max_retries")],
+)
+def test_an_unknown_option_is_answered_with_the_one_that_was_meant(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"Did you mean '{meant}'\?$"):
+        keep(**{name: 1})
+
+
+def test_nothing_is_guessed_about_an_option_that_is_like_none() -> None:
+    with pytest.raises(ValueError, match=r"'_num_objects_per_yield'\]\.$"):
+        keep(colour=1)
 
 
 @pytest.mark.parametrize("name", ["lifetime", "max_restarts", "max_concurrency"])

@@ -1,4 +1,4 @@
-"""Settings that everyone in a cluster shares, by the kind of place it is in."""
+"""The times of the protocol, which everyone in a cluster shares, by the kind of place it is in."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloudray.settings import EMBEDDED, REMOTE, SHARED_DIRECTORY, Timing, timing_for
+from cloudray.timing import EMBEDDED, REMOTE, SHARED_DIRECTORY, Timing, timing_for
 
 ALL = [EMBEDDED, SHARED_DIRECTORY, REMOTE]
 
