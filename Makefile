@@ -8,16 +8,19 @@ PIP    := -m pip -qq --disable-pip-version-check
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test test-heavy lint format bench clean
 
 help: ## list what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/.installed ## eight sums of primes, one after the other and in parallel
 	@$(BIN)/python examples/sum_primes.py $(ARGS)
 
 test: lint ## lint, type-check and run every test
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-heavy: .bench/heavy/.installed ## run the tests that need torch, pandas, Arrow and PIL
+	@.bench/heavy/bin/python -m pytest tests/heavy $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff and strict mypy
 	@$(BIN)/ruff check --quiet
@@ -66,4 +69,14 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 	@$(BIN)/python -m venv .bench/ray
 	@.bench/ray/bin/python $(PIP) install --upgrade 'pip>=25.1'
 	@.bench/ray/bin/python $(PIP) install --group bench-ray
+	@touch $@
+
+# So do torch, pandas, Arrow and PIL. PyPI's torch for Linux brings all of CUDA along; without it:
+# make test-heavy TORCH="--extra-index-url https://download.pytorch.org/whl/cpu torch"
+TORCH ?= torch
+.bench/heavy/.installed: pyproject.toml | $(VENV)/.pip
+	@echo "Installing torch, pandas, Arrow and PIL into .bench/heavy ..."
+	@$(BIN)/python -m venv .bench/heavy
+	@.bench/heavy/bin/python $(PIP) install --upgrade 'pip>=25.1'
+	@.bench/heavy/bin/python $(PIP) install --editable . --group test $(TORCH) pandas pyarrow pillow
 	@touch $@

@@ -7,26 +7,36 @@ import random
 from collections.abc import Callable, Collection
 
 from cloudray import ids
+from cloudray.agent.cache import AbsentError, Cache
 from cloudray.agent.io import Io
-from cloudray.exceptions import ObjectLostError
+from cloudray.exceptions import ObjectLostError, ObjectStoreFullError, RaySystemError
 from cloudray.protocol import journal as journals
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Verb, Word
 from cloudray.protocol.results import Results
 from cloudray.store import layout
-from cloudray.store.base import Get, Head
-from cloudray.store.envelope import HEADER_BYTES
+from cloudray.store.base import Get, Head, StoreError
+from cloudray.store.envelope import RecordError
 from cloudray.values import codec
 from cloudray.values.outcomes import error_payload
 
 #: Called with a final verb and the payload that goes with it.
 Callback = Callable[[int, bytes], None]
+#: Called instead, by who wants to know, with the word that says how a task failed.
+Failed = Callable[[Word], None]
+#: Whether who was told of a file may still open it.
+InUse = Callable[[], bool]
+_Waiter = tuple[bytes, Callback, InUse, Failed | None]
 
 _FIRST_LOOK_S = 0.005
 #: So many journals of batches that others hold are kept.
 _MAX_JOURNALS = 1000
 #: After so many looks that found nothing new, ask whether the job still exists.
 _LOOKS_BEFORE_DOUBT = 50
+
+
+def _no_longer() -> bool:
+    return False
 
 
 class Resolver:
@@ -36,22 +46,37 @@ class Resolver:
     `decided`; all others are looked at with growing pauses.
     """
 
-    def __init__(self, io: Io, rng: random.Random, commit_s: float) -> None:
+    def __init__(
+        self, io: Io, rng: random.Random, commit_s: float, cache: Cache | None = None
+    ) -> None:
         self._io = io
+        self._cache = Cache(io.store, ()) if cache is None else cache
         self._rng = rng
         self._commit_s = commit_s
         self.results = Results()
-        self._waiting: dict[bytes, dict[int, list[tuple[bytes, Callback]]]] = {}
+        self._waiting: dict[bytes, dict[int, list[_Waiter]]] = {}
         self._held: set[bytes] = set()
+        #: jobs that are known to exist; a ref of another is of another cluster, or its job is gone
+        self._jobs: set[bytes] = set()
 
-    def want(self, identifier: bytes, then: Callback) -> None:
-        """Call `then` once the value of a ref (or its failure) is known."""
+    def want(
+        self,
+        identifier: bytes,
+        then: Callback,
+        in_use: InUse = _no_longer,
+        failed: Failed | None = None,
+    ) -> None:
+        """Call `then` once the value of a ref (or its failure) is known.
+
+        A file that it is told of stays at least as long as `in_use` says. `failed` is called
+        instead, if it is given, when the task has failed.
+        """
         if ids.index_of(identifier) == ids.PUT_INDEX:
-            self._deliver_object(layout.put_object(identifier), identifier, then)
+            self._deliver_object(layout.put_object(identifier), identifier, then, in_use)
             return
         word = self.results.find(identifier)
         if word is not None:
-            self._deliver(identifier, word, then)
+            self._deliver(identifier, word, then, in_use, failed)
             return
         batch, index = self.results.waiting_on(identifier)
         waiting = self._waiting.get(batch)
@@ -59,12 +84,13 @@ class Resolver:
             waiting = self._waiting[batch] = {}
             if batch not in self._held:
                 self._io.spawn(self._poll(batch))
-        waiting.setdefault(index, []).append((identifier, then))
+        waiting.setdefault(index, []).append((identifier, then, in_use, failed))
 
     def hold(self, journal: Journal) -> None:
         """From now on this agent holds the batch: its journal is folded elsewhere."""
         batch = journal.batch
         self._held.add(batch)
+        self._jobs.add(ids.job_of(batch))
         self.results.journals[batch] = journal
         self.decided(batch, list(journal.decided))
 
@@ -92,11 +118,11 @@ class Resolver:
         if not waiting:
             del self._waiting[batch]
         found = [(waiter, self.results.find(waiter[0])) for waiter in due]
-        for (identifier, then), word in found:
+        for (identifier, then, in_use, failed), word in found:
             if word is None:
-                self.want(identifier, then)
+                self.want(identifier, then, in_use, failed)
             else:
-                self._deliver(identifier, word, then)
+                self._deliver(identifier, word, then, in_use, failed)
         self._trim()
 
     def _trim(self) -> None:
@@ -118,9 +144,12 @@ class Resolver:
                 self.decided(batch, fresh)
                 continue
             looks += 1
-            if looks % _LOOKS_BEFORE_DOUBT == 0 and await self._is_gone(batch):
-                self._give_up(batch)
-                return
+            job = ids.job_of(batch)
+            if job not in self._jobs or looks % _LOOKS_BEFORE_DOUBT == 0:
+                if await self._is_gone(batch):
+                    self._give_up(batch)
+                    return
+                self._jobs.add(job)
             await asyncio.sleep(delay_s * (0.75 + self._rng.random() / 2))
             delay_s = min(delay_s * 1.5, self._commit_s)
 
@@ -134,10 +163,20 @@ class Resolver:
 
     def _give_up(self, batch: bytes) -> None:
         for waiters in self._waiting.pop(batch, {}).values():
-            for identifier, then in waiters:
+            for identifier, then, *_ in waiters:
                 then(Verb.FAILED, error_payload(_lost(identifier)))
 
-    def _deliver(self, identifier: bytes, word: Word, then: Callback) -> None:
+    def _deliver(
+        self,
+        identifier: bytes,
+        word: Word,
+        then: Callback,
+        in_use: InUse,
+        failed: Failed | None,
+    ) -> None:
+        if word.verb is Verb.FAILED and failed is not None:
+            failed(word)
+            return
         if word.verb is Verb.DONE:
             number = ids.return_of(identifier)
             payload = word.values[number] if number < len(word.values) else b""
@@ -149,26 +188,37 @@ class Resolver:
         if key is None:
             then(word.verb, payload)
         else:
-            self._deliver_object(key, identifier, then, word.verb)
+            self._deliver_object(key, identifier, then, in_use, word.verb)
 
     def _deliver_object(
-        self, key: str, identifier: bytes, then: Callback, verb: int = Verb.DONE
+        self, key: str, identifier: bytes, then: Callback, in_use: InUse, verb: int = Verb.DONE
     ) -> None:
         path = self._io.store.path(key)
         if path is not None:
             then(verb, codec.local(str(path)))
         else:
-            self._io.spawn(self._fetch(key, identifier, then, verb))
+            self._io.spawn(self._fetch(key, identifier, then, in_use, verb))
 
-    async def _fetch(self, key: str, identifier: bytes, then: Callback, verb: int) -> None:
-        body = await self._io.store.perform_async(Get(key))
-        if body is None:
-            then(Verb.FAILED, error_payload(_lost(identifier)))
-        else:
-            then(verb, body[HEADER_BYTES:])
+    async def _fetch(
+        self, key: str, identifier: bytes, then: Callback, in_use: InUse, verb: int
+    ) -> None:
+        try:
+            payload = await self._cache.payload(key, in_use)
+        except AbsentError:
+            verb, payload = Verb.FAILED, error_payload(_lost(identifier))
+        except RecordError as error:
+            lost = ObjectLostError(identifier.hex(), reason=f"what is stored is no value: {error}")
+            verb, payload = Verb.FAILED, error_payload(lost)
+        except ObjectStoreFullError as error:
+            verb, payload = Verb.FAILED, error_payload(error)
+        except StoreError as error:
+            unread = RaySystemError(f"the value of {identifier.hex()} could not be read: {error}")
+            verb, payload = Verb.FAILED, error_payload(unread)
+        then(verb, payload)
 
 
 def _lost(identifier: bytes) -> ObjectLostError:
-    return ObjectLostError(
-        identifier.hex(), reason="it is not in the store: its job was deleted or has ended"
+    reason = (
+        "it is not in the store: it belongs to another cluster, or its job was deleted or has ended"
     )
+    return ObjectLostError(identifier.hex(), reason=reason)

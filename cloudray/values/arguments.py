@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cloudray.refs import ObjectRef
-from cloudray.values.codec import PLAIN, PROTOCOL, Buffer, Serialized, dumps, loads
+from cloudray.values.codec import PLAIN, WHOLE_BYTES, Buffer, Serialized, dumps, loads
+from cloudray.values.pickling import PROTOCOL
 
 
 class Placeholder:
@@ -22,21 +23,26 @@ class Placeholder:
         return Placeholder, (self.position,)
 
 
-_NOTHING = Serialized((b"",), 0)
+#: What no arguments are.
+NOTHING = Serialized((b"",), 0)
 
 
 def pack_arguments(
-    args: tuple[Any, ...], kwargs: dict[str, Any], what: str
+    args: tuple[Any, ...], kwargs: dict[str, Any], function: str, names: Sequence[str] = ()
 ) -> tuple[Serialized, tuple[bytes, ...]]:
     """Serialize the arguments of a call; returns them and the ids of its top-level refs.
 
-    No arguments are no bytes. Refs inside containers stay refs, as in Ray.
+    No arguments are no bytes. Refs inside containers stay refs, as in Ray. Errors name the
+    `function`, and positional arguments by the `names` of its parameters, if it has so many.
+
+    Raises what `dumps` raises, about the argument that cannot be pickled.
     """
     if not kwargs:
         if not args:
-            return _NOTHING, ()
+            return NOTHING, ()
         for value in args:
-            if type(value) not in PLAIN:
+            kind = type(value)
+            if kind not in PLAIN or (kind is bytes and len(value) >= WHOLE_BYTES):
                 break
         else:
             body = pickle.dumps((args, {}), PROTOCOL)
@@ -51,7 +57,17 @@ def pack_arguments(
 
     args = tuple(stand_in(value) for value in args)
     kwargs = {name: stand_in(value) for name, value in kwargs.items()}
-    return dumps((args, kwargs), what), tuple(depends_on)
+    try:
+        return dumps((args, kwargs), f"the arguments of {function}"), tuple(depends_on)
+    except (TypeError, pickle.PicklingError) as error:
+        refused = error
+    # Once more, one by one and outside of the handler, so that what follows is not chained to it.
+    for index, value in enumerate(args):
+        name = repr(names[index]) if index < len(names) else str(index)
+        dumps(value, f"argument {name} of {function}")
+    for keyword, value in kwargs.items():
+        dumps(value, f"argument {keyword!r} of {function}")
+    raise refused
 
 
 def unpack_arguments(

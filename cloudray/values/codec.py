@@ -13,26 +13,34 @@ that file, not a copy.
 
 from __future__ import annotations
 
-import io
-import mmap
 import os
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from cloudray.context import Contained
-from cloudray.values.inspect import why_not_picklable
+from cloudray.exceptions import ObjectLostError
+from cloudray.store.bodies import size_of
+from cloudray.values.inspect import refusal
+from cloudray.values.mapping import map_file
+from cloudray.values.pickling import PROTOCOL, Pickled, pickle_any, pickle_plain
 
-PROTOCOL = 5
 _ALIGNMENT = 64
 _BUFFERED = 0x42
 _LOCAL_MARK = b"F"
 _STORED_MARK = b"S"
 _HEAD = struct.Struct("<BxxxIQ")  # form, number of buffers, length of the pickle
 _LENGTH = struct.Struct("<Q")
+#: Marks the length of a buffer that is to come back as memory that may be written.
+_WRITABLE = 1 << 63
+#: Smaller parts of a body are copied into one.
+LARGE_BYTES = 4 << 10
+#: Pickle hands bytes from this size on to its file as they are.
+WHOLE_BYTES = 64 << 10
+_GONE = "its bytes were freed when no ref to it was left, or its cluster has ended"
 #: Values that pickle takes as they are, wherever they come from.
 PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
@@ -46,6 +54,8 @@ class Serialized(msgspec.Struct, frozen=True):
     size_bytes: int
     #: ids of the refs inside the value
     contains: tuple[bytes, ...] = ()
+    #: these refs: what they name stays until somebody has noted that this value names it
+    refs: tuple[object, ...] = ()
 
     def to_bytes(self) -> bytes:
         """All parts in one."""
@@ -58,44 +68,69 @@ def dumps(value: object, what: str = "value") -> Serialized:
     Raises TypeError that names the member which cannot be pickled, and `PicklingError` for a
     value that is nested too deeply.
     """
-    if type(value) in PLAIN:
+    kind = type(value)
+    if kind in PLAIN and (kind is not bytes or len(value) < WHOLE_BYTES):  # type: ignore[arg-type]
         body = pickle.dumps(value, PROTOCOL)
         return Serialized((body,), len(body))
-    import cloudpickle  # takes longer to load than the rest of this package
-
-    buffers: list[pickle.PickleBuffer] = []
-    stream = io.BytesIO()
-    with Contained() as contained:
+    noted = Contained()
+    with noted as contained:
         try:
-            cloudpickle.Pickler(stream, PROTOCOL, buffer_callback=buffers.append).dump(value)
-        except Exception as error:
-            if isinstance(error.__cause__, RecursionError):
-                raise
-            raise TypeError(why_not_picklable(value, what, error)) from error
-    pickled = stream.getbuffer()
-    if not buffers:
-        return Serialized((pickled,), len(pickled), tuple(contained))
-    return _laid_out(pickled, [buffer.raw() for buffer in buffers], tuple(contained))
+            pickled = pickle_plain(value) if kind in PLAIN else pickle_any(value)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the user's classes may raise anything
+            refused = refusal(value, what, error)
+            raise refused from refused.__cause__
+    if not pickled.buffers:
+        parts = pickled.stream
+        size_bytes = len(parts[0]) if len(parts) == 1 else size_of(parts)
+        return Serialized(parts, size_bytes, tuple(contained), tuple(noted.refs))
+    return _laid_out(pickled, tuple(contained), tuple(noted.refs))
 
 
 def _laid_out(
-    pickled: memoryview, buffers: Sequence[memoryview], contains: tuple[bytes, ...]
+    pickled: Pickled, contains: tuple[bytes, ...], refs: tuple[object, ...]
 ) -> Serialized:
-    lengths = b"".join(_LENGTH.pack(buffer.nbytes) for buffer in buffers)
-    head = _HEAD.pack(_BUFFERED, len(buffers), len(pickled)) + lengths
-    parts: list[Buffer] = [head, pickled]
-    size = len(head) + len(pickled)
+    buffers = pickled.buffers
+    lengths = b"".join(
+        _LENGTH.pack(buffer.nbytes | (_WRITABLE if number in pickled.writable else 0))
+        for number, buffer in enumerate(buffers)
+    )
+    pickle_bytes = size_of(pickled.stream)
+    head = _HEAD.pack(_BUFFERED, len(buffers), pickle_bytes) + lengths
+    size = len(head) + pickle_bytes
+    parts: list[Buffer] = []
+    small: list[Buffer] = [head]
+    for part in pickled.stream:
+        _append(parts, small, part)
     for buffer in buffers:
         padding = -size % _ALIGNMENT
         if padding:
-            parts.append(bytes(padding))
-        parts.append(buffer)
+            small.append(bytes(padding))
+        _append(parts, small, buffer)
         size += padding + buffer.nbytes
-    return Serialized(parts, size, contains)
+    if small:
+        parts.append(b"".join(small))
+    return Serialized(parts, size, contains, refs)
+
+
+def _append(parts: list[Buffer], small: list[Buffer], part: Buffer) -> None:
+    """Add a part; small ones are joined, for a system call takes only so many."""
+    if len(part) < LARGE_BYTES:
+        small.append(part)
+        return
+    if small:
+        parts.append(b"".join(small))
+        small.clear()
+    parts.append(part)
 
 
 def loads(body: Buffer) -> Any:
     """The value of a form-0x80 or form-B body. Buffers in it are read-only views of `body`."""
+    return _loads(body, lambda start, end: bytearray(body[start:end]))
+
+
+def _loads(body: Buffer, writable: Callable[[int, int], Any]) -> Any:
     if body[0] != _BUFFERED:
         return pickle.loads(body)
     view = memoryview(body).toreadonly()
@@ -105,21 +140,36 @@ def loads(body: Buffer) -> Any:
     lengths = struct.unpack_from(f"<{count}Q", view, _HEAD.size)
     position += pickle_bytes
     buffers = []
-    for length in lengths:
+    for marked in lengths:
+        length = marked & ~_WRITABLE
         position += -position % _ALIGNMENT
-        buffers.append(view[position : position + length])
-        position += length
+        end = position + length
+        buffers.append(writable(position, end) if marked & _WRITABLE else view[position:end])
+        position = end
     return pickle.loads(pickled, buffers=buffers)
 
 
 def loads_from(path: str, offset: int) -> Any:
-    """The value in a local file behind `offset` bytes of header, mapped rather than copied."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """The value in a local file behind `offset` bytes of header, mapped rather than copied.
+
+    Buffers of values that cannot be kept from writing to them are mapped copy-on-write.
+    Raises `ObjectLostError` when there is no such file any more.
+    """
     try:
-        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise ObjectLostError(reason=_GONE) from None
+    try:
+        private: list[memoryview] = []
+
+        def writable(start: int, end: int) -> memoryview:
+            if not private:
+                private.append(map_file(descriptor, private=True))
+            return private[0][offset + start : offset + end]
+
+        return _loads(map_file(descriptor)[offset:], writable)
     finally:
         os.close(descriptor)
-    return loads(memoryview(mapped)[offset:])
 
 
 def stored(key: str, size_bytes: int) -> bytes:
@@ -130,6 +180,11 @@ def stored(key: str, size_bytes: int) -> bytes:
 def stored_key(body: Buffer) -> str | None:
     """The key in a form-S body, or None if it is of another form."""
     return bytes(body[9:]).decode() if body[:1] == _STORED_MARK else None
+
+
+def stored_size(body: Buffer) -> int | None:
+    """The size that a form-S body says, or None if it is of another form."""
+    return int(_LENGTH.unpack_from(body, 1)[0]) if body[:1] == _STORED_MARK else None
 
 
 def local(path: str) -> bytes:

@@ -9,6 +9,9 @@ from typing import Any
 
 from cloudray.values.outcomes import Outcome, settle
 
+#: Who leaves waits so long for callbacks that are running.
+_PATIENCE_S = 5.0
+
 
 class Settler:
     """Ends futures one after the other, on a thread that starts with the first.
@@ -18,13 +21,15 @@ class Settler:
     """
 
     def __init__(self) -> None:
-        self._settled: queue.SimpleQueue[tuple[Future[Any], Outcome] | None] = queue.SimpleQueue()
+        self._settled: queue.SimpleQueue[tuple[Future[Any], Outcome, object] | None] = (
+            queue.SimpleQueue()
+        )
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def settle(self, future: Future[Any], outcome: Outcome) -> None:
-        """End a future soon with a value or an error."""
-        self._settled.put((future, outcome))
+    def settle(self, future: Future[Any], outcome: Outcome, ref: object = None) -> None:
+        """End a future soon with a value or an error; `ref` lives until that has been read."""
+        self._settled.put((future, outcome, ref))
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
@@ -39,8 +44,12 @@ class Settler:
         if thread is not None:
             self._settled.put(None)
             if thread is not threading.current_thread():
-                thread.join()
+                # A callback is the user's, and may take as long as it likes.
+                thread.join(_PATIENCE_S)
 
     def _settle_forever(self) -> None:
         while (settled := self._settled.get()) is not None:
-            settle(*settled)
+            future, outcome, _ = settled
+            settle(future, outcome)
+            # Nothing of it is kept while the next one is waited for.
+            del settled, future, outcome, _

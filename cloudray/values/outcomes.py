@@ -8,10 +8,16 @@ import msgspec
 
 from cloudray import ids
 from cloudray.context import Anchor
-from cloudray.exceptions import GetTimeoutError, RayError, RayTaskError, TaskCancelledError
+from cloudray.exceptions import (
+    GetTimeoutError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+)
 from cloudray.refs import ObjectRef
 from cloudray.store.envelope import HEADER_BYTES
 from cloudray.values.codec import Buffer, dumps, loads, loads_from, local_path
+from cloudray.values.inspect import not_unpickled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,9 +49,19 @@ def load(payload: Buffer) -> Any:
 
 
 def value_of(outcome: Outcome) -> Any:
-    """The value; raises what the task raised, or what became of it."""
+    """The value; raises what the task raised, or what became of it.
+
+    Raises `RaySystemError` for a value that cannot be unpickled here.
+    """
     if outcome.verb == DONE:
-        return load(outcome.payload)
+        try:
+            return load(outcome.payload)
+        except (RayError, MemoryError):
+            raise
+        except Exception as problem:  # noqa: BLE001 - the user's classes may raise anything
+            which = f"the value of ObjectRef({outcome.identifier.hex()})"
+            raised = not_unpickled(which, "in this process", problem)
+            raise raised from raised.__cause__
     if outcome.verb == CANCELLED:
         raise TaskCancelledError(outcome.identifier[: ids.BATCH_ID_BYTES + 2].hex())
     error = load(outcome.payload)

@@ -18,7 +18,7 @@ TWO: ObjectRef[Any] = ObjectRef(ids.object_id(BATCH, 2))
 
 
 def round_trip(*args: Any, values: tuple[Any, ...] = (), **kwargs: Any) -> Any:
-    packed, _ = pack_arguments(args, kwargs, "the arguments")
+    packed, _ = pack_arguments(args, kwargs, "f")
     return unpack_arguments(packed.to_bytes(), values)
 
 
@@ -27,13 +27,13 @@ def round_trip(*args: Any, values: tuple[Any, ...] = (), **kwargs: Any) -> Any:
     st.dictionaries(st.text(), st.integers() | st.binary()),
 )
 def test_arguments_come_back_as_they_were(args: list[Any], kwargs: dict[str, Any]) -> None:
-    packed, depends_on = pack_arguments(tuple(args), kwargs, "the arguments")
+    packed, depends_on = pack_arguments(tuple(args), kwargs, "f")
     assert unpack_arguments(packed.to_bytes(), ()) == (tuple(args), kwargs)
     assert depends_on == ()
 
 
 def test_no_arguments_are_no_bytes() -> None:
-    packed, depends_on = pack_arguments((), {}, "the arguments")
+    packed, depends_on = pack_arguments((), {}, "f")
     assert (packed.to_bytes(), packed.size_bytes, depends_on) == (b"", 0, ())
 
 
@@ -43,7 +43,7 @@ def test_no_bytes_are_no_arguments(body: bytes | None) -> None:
 
 
 def test_refs_at_top_level_are_waited_for(client: RecordingClient) -> None:
-    packed, depends_on = pack_arguments((1, ONE), {"two": TWO}, "the arguments")
+    packed, depends_on = pack_arguments((1, ONE), {"two": TWO}, "f")
     assert depends_on == (ONE.id, TWO.id)
     assert packed.contains == ()
     assert client.escaped == []
@@ -55,13 +55,13 @@ def test_values_take_the_places_of_their_refs() -> None:
 
 
 def test_a_ref_that_is_passed_twice_is_waited_for_in_both_places() -> None:
-    packed, depends_on = pack_arguments((ONE,), {"again": ONE}, "the arguments")
+    packed, depends_on = pack_arguments((ONE,), {"again": ONE}, "f")
     assert depends_on == (ONE.id, ONE.id)
     assert unpack_arguments(packed.to_bytes(), ("one", "one")) == (("one",), {"again": "one"})
 
 
 def test_refs_inside_containers_stay_refs() -> None:
-    packed, depends_on = pack_arguments(([ONE],), {"two": {"inner": TWO}}, "the arguments")
+    packed, depends_on = pack_arguments(([ONE],), {"two": {"inner": TWO}}, "f")
     assert depends_on == ()
     assert packed.contains == (ONE.id, TWO.id)
     assert unpack_arguments(packed.to_bytes(), ()) == (([ONE],), {"two": {"inner": TWO}})
@@ -69,7 +69,7 @@ def test_refs_inside_containers_stay_refs() -> None:
 
 def test_packing_leaves_the_callers_keywords_alone() -> None:
     kwargs = {"one": ONE}
-    pack_arguments((), kwargs, "the arguments")
+    pack_arguments((), kwargs, "f")
     assert kwargs == {"one": ONE}
 
 
@@ -85,8 +85,16 @@ def test_a_placeholder_counts_the_refs_of_one_call() -> None:
     assert fill(args, {}, ("first", "second")) == (("second", "first"), {})
 
 
-def test_an_argument_that_cannot_be_pickled_is_named() -> None:
-    with pytest.raises(
-        TypeError, match=r"cannot pickle the arguments of f: .*\[0\]\[1\] is a _thread"
-    ):
-        pack_arguments((1, threading.Lock()), {}, "the arguments of f")
+@pytest.mark.parametrize(
+    ("args", "kwargs", "name"),
+    [
+        ((1, threading.Lock()), {}, "'second'"),
+        ((1, 2, threading.Lock()), {}, "2"),
+        ((1,), {"more": threading.Lock()}, "'more'"),
+    ],
+)
+def test_an_argument_that_cannot_be_pickled_is_named(
+    args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(TypeError, match=f"cannot pickle argument {name} of f: it is a _thread"):
+        pack_arguments(args, kwargs, "f", ("first", "second"))
