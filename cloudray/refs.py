@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from cloudray import context, ids
+from cloudray import context, departed, ids
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,14 +40,24 @@ class ObjectRef(msgspec.Struct, Generic[_T_co], frozen=True, weakref=True):
     @classmethod
     def from_hex(cls, text: str) -> ObjectRef[Any]:
         """A reference from what `hex` returned, in this or any other process."""
-        return cls.from_binary(bytes.fromhex(text))
+        try:
+            binary = bytes.fromhex(text)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"an ObjectRef is made from {2 * ids.OBJECT_ID_BYTES} hexadecimal digits, as "
+                f"ObjectRef.hex() returns them, and not from {text!r:.80}"
+            ) from None
+        return cls.from_binary(binary)
 
     @classmethod
     def from_binary(cls, binary: bytes) -> ObjectRef[Any]:
         """A reference from what `binary` returned."""
+        if not isinstance(binary, bytes):
+            raise TypeError(f"an ObjectRef is made from bytes, not from a {type(binary).__name__}")
         if len(binary) != ids.OBJECT_ID_BYTES:
             raise ValueError(
-                f"an ObjectRef is {ids.OBJECT_ID_BYTES} bytes long, but this is {len(binary)}"
+                f"an ObjectRef is {ids.OBJECT_ID_BYTES} bytes long, but this is {len(binary)}: "
+                "use what ObjectRef.hex() or ObjectRef.binary() returned"
             )
         return cls(binary, context.anchor(binary))
 
@@ -61,6 +71,8 @@ class ObjectRef(msgspec.Struct, Generic[_T_co], frozen=True, weakref=True):
 
     def future(self) -> Future[_T_co]:
         """A `concurrent.futures.Future` that ends when the value exists."""
+        if departed.jobs:
+            departed.refuse((self.id,))
         future: Future[_T_co] = context.client().future(self)
         return future
 
@@ -74,11 +86,17 @@ class ObjectRef(msgspec.Struct, Generic[_T_co], frozen=True, weakref=True):
         return self.as_future().__await__()
 
     def __repr__(self) -> str:
-        return f"ObjectRef({self.id.hex()})"
+        return f"ObjectRef({ids.short(self.id)}, {context.describe(self.id)})"
 
     def __reduce__(self) -> tuple[Callable[[bytes], ObjectRef[Any]], tuple[bytes]]:
-        context.note_contained(self.id)
+        context.note_contained(self.id, self)
         return _rebuild, (self.id,)
+
+    def __del__(self) -> None:
+        # Runs at any moment on any thread, so it only makes a note.
+        anchor = self.anchor
+        if anchor is not None:
+            anchor.gone.add(self.id)
 
     def __copy__(self) -> ObjectRef[_T_co]:
         return self

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
-from weakref import WeakValueDictionary
 
 from cloudray import ids
-from cloudray.context import Anchor
+from cloudray.context import Anchor, Anchors
+from cloudray.driver.lifetimes import Lifetimes
 from cloudray.exceptions import ObjectLostError
 from cloudray.protocol import journal as journals
 from cloudray.protocol.batching import DurationBook
@@ -17,8 +17,11 @@ from cloudray.protocol.records import Batch, Entry, Verb, Word
 from cloudray.protocol.results import Results
 from cloudray.protocol.sharing import at
 from cloudray.store import Store, drive, layout
+from cloudray.store.envelope import HEADER_BYTES
 from cloudray.store.layout import QueueName
+from cloudray.store.parts import read_in_parts
 from cloudray.values import codec
+from cloudray.values.outcomes import Outcome
 
 #: How many journals are looked at in one go.
 _LOOK_BATCHES = 64
@@ -33,38 +36,63 @@ class Following:
     Not thread-safe but for `find`: its client holds a lock.
     """
 
-    def __init__(self, store: Store, job: bytes, book: DurationBook) -> None:
+    def __init__(
+        self, store: Store, job: bytes, book: DurationBook, lifetimes: Lifetimes | None = None
+    ) -> None:
         self._store = store
+        self._lifetimes = lifetimes
         self._job = job
         self._book = book
         self.results = Results()
         #: journals that are not complete, in the order in which they are looked at
         self._open: dict[bytes, Journal] = {}
-        self._anchors: WeakValueDictionary[bytes, Anchor] = WeakValueDictionary()
-        self._dropped: deque[bytes] = deque()
+        self._anchors = Anchors()
         self._lost: dict[bytes, Word] = {}
         #: batches of other jobs that have not been looked at yet
         self._strange: set[bytes] = set()
-        #: a call is being taken in, whose batch may be stored before there is a ref to it
-        self.submitting = False
         self._looks = 0
         #: something is waited for that has not been looked at yet
         self.restless = False
+        #: under which names our batches are queued
+        self.names: dict[bytes, QueueName] = {}
+        #: by batch and index, when (monotonic) it was first seen that a task runs
+        self.started_s: dict[bytes, dict[int, float]] = {}
 
     # -- which journals ------------------------------------------------------------------------
 
     def anchor(self, batch: bytes) -> Anchor:
         """What refs to a batch's values keep alive; when it goes, the batch is forgotten."""
-        anchor = self._anchors.get(batch)
+        anchor = self._anchors.find(batch)
         if anchor is None:
-            anchor = self._anchors[batch] = Anchor(batch, self._dropped.append)
+            anchor = self._anchors.make(batch)
+            if self._lifetimes is not None:
+                self._lifetimes.hold(batch)
         return anchor
 
-    def submitted(self, name: QueueName, batch: Batch) -> None:
-        """A batch of ours is being stored: follow it, if any ref to it is left, or about to be."""
-        if self.submitting or name.batch in self._anchors:
+    def existing_anchor(self, batch: bytes) -> Anchor | None:
+        """What refs to a batch's values keep alive, if there are any."""
+        return self._anchors.find(batch)
+
+    def submitted(self, name: QueueName, batch: Batch, *, adding: bool = False) -> None:
+        """A batch of ours is being stored: follow it, if any ref to it is left, or about to be.
+
+        `adding`: a call is being added to it, and there will be a ref in a moment.
+        """
+        if self._lifetimes is not None:
+            self._lifetimes.own(name.batch)
+        if adding or name.batch in self._anchors:
+            self.names[name.batch] = name
             journal = Journal(name.batch, name.size, once=batch.once)
             self.results.journals[name.batch] = self._open[name.batch] = journal
+
+    def not_submitted(self, batch: bytes) -> None:
+        """There was no room for a batch: unless refs to it are left, nobody may ever store it."""
+        if batch not in self._anchors:
+            self._open.pop(batch, None)
+            self.names.pop(batch, None)
+            self.results.journals.pop(batch, None)
+            if self._lifetimes is not None:
+                self._lifetimes.disown(batch)
 
     def follow(self, identifier: bytes) -> None:
         """Somebody waits for this value: its journal is looked at from now on."""
@@ -75,20 +103,29 @@ class Following:
             if ids.job_of(batch) != self._job:
                 self._strange.add(batch)
 
+    def lose(self, batch: bytes, reason: str) -> None:
+        """The values of a batch are gone, as whoever asks for them is told."""
+        payload = codec.dumps(ObjectLostError(batch.hex(), reason=reason)).to_bytes()
+        self._lost[batch] = Word(0, Verb.FAILED, (payload,))
+
     def drop_unused(self) -> None:
         """Forget batches to whose values no ref is left."""
-        while self._dropped:
-            self._drop(self._dropped.popleft())
+        for batch in self._anchors.take_gone():
+            self._drop(batch)
 
     @property
     def has_unused(self) -> bool:
         """Whether there is anything to forget."""
-        return bool(self._dropped)
+        return self._anchors.has_gone
 
     def _drop(self, batch: bytes) -> None:
         if batch in self._anchors:
             return
+        if self._lifetimes is not None:
+            self._lifetimes.let_go(batch)
         self._open.pop(batch, None)
+        self.names.pop(batch, None)
+        self.started_s.pop(batch, None)
         journal = self.results.journals.pop(batch, None)
         if journal is not None:
             for word in journal.decided.values():
@@ -153,15 +190,26 @@ class Following:
         for duration in journal.measured:
             self._book.note(duration)
         journal.measured.clear()
+        if journal.started:
+            self._note_started(journal)
         if not journal.complete:
             return
         self._open.pop(journal.batch, None)
+        if self._lifetimes is not None:
+            self._lifetimes.read(journal)
         for word in journal.decided.values():
             if word.verb is Verb.MOVED:
                 target = self.results.journal(at(word.values[0])[0])
                 if target.batch not in self._open and not target.complete:
                     self._open[target.batch] = target
                     self.restless = True
+
+    def _note_started(self, journal: Journal) -> None:
+        seen = self.started_s.setdefault(journal.batch, {})
+        if len(seen) < len(journal.started):
+            now_s = time.monotonic()
+            for index in journal.started:
+                seen.setdefault(index, now_s)
 
     def _doubt(self, batches: Iterable[bytes]) -> bool:
         """Fail what waits for values of jobs that were deleted; whether there were any.
@@ -171,9 +219,11 @@ class Following:
         doubtful = [batch for batch in batches if batch in self._open]
         gone = [batch for batch in doubtful if self._store.head(layout.meta(batch)) is None]
         for batch in gone:
-            reason = "its job was deleted, or its retention is over"
-            payload = codec.dumps(ObjectLostError(batch.hex(), reason=reason)).to_bytes()
-            self._lost[batch] = Word(0, Verb.FAILED, (payload,))
+            self.lose(
+                batch,
+                "this cluster has no such job: it belongs to another cluster, or its job was "
+                "deleted, or its retention is over",
+            )
             del self._open[batch]
         return bool(gone)
 
@@ -187,3 +237,30 @@ def first_found(identifiers: list[bytes], count: int, find: Callable[[bytes], An
             if len(found) == count:
                 break
     return found
+
+
+def outcome_of(store: Store, identifier: bytes, word: Word) -> Outcome:
+    """What a final word means for one ref; large values are mapped or read from the store.
+
+    Raises `ObjectLostError` when the value is not there.
+    """
+    verb, payload = int(word.verb), b""
+    if word.verb is Verb.DONE:
+        number = ids.return_of(identifier)
+        if number >= len(word.values):
+            reason = f"its task returned {len(word.values)} values"
+            raise ObjectLostError(identifier.hex(), reason=reason)
+        payload = word.values[number]
+    elif word.verb is Verb.FAILED:
+        payload = word.values[0]
+    key = codec.stored_key(payload)
+    if key is not None:
+        path = store.path(key)
+        if path is not None:
+            payload = codec.local(str(path))
+        else:
+            body = read_in_parts(store, key)
+            if body is None:
+                raise ObjectLostError(identifier.hex(), reason="it is not in the store")
+            return Outcome(verb, memoryview(body)[HEADER_BYTES:], identifier)
+    return Outcome(verb, payload, identifier)

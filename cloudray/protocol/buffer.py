@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from cloudray import ids
+from cloudray.exceptions import ObjectStoreFullError
 from cloudray.protocol.batching import MAX_BATCH_BYTES
 from cloudray.protocol.records import Batch, Parent, Shape, Task
 from cloudray.store.layout import QueueName
@@ -19,6 +20,9 @@ class Prepared(msgspec.Struct, frozen=True):
     klass: str
     priority: int
     once: bool
+    #: the exact demand, sorted: tasks of one batch ask for the same, so that whoever can run one
+    #: of them can run them all, and none is held up by a batchmate that fits nowhere
+    demand: tuple[tuple[str, int], ...] = ()
 
 
 #: Calls are stored at the latest after so many ticks, however fast more of them come.
@@ -47,13 +51,20 @@ class Linger:
         return over
 
 
-class _OpenBatch:
-    __slots__ = ("id", "klass", "needs", "priority", "shapes", "size_bytes", "tasks", "weight")
+#: What calls must have in common to travel together: class, priority, demand.
+_Group = tuple[str, int, tuple[tuple[str, int], ...]]
 
-    def __init__(self, batch_id: bytes, klass: str, priority: int) -> None:
+
+def _group_of(call: Prepared) -> _Group:
+    return call.klass, call.priority, call.demand
+
+
+class _OpenBatch:
+    __slots__ = ("group", "id", "needs", "shapes", "size_bytes", "tasks", "weight")
+
+    def __init__(self, batch_id: bytes, group: _Group) -> None:
         self.id = batch_id
-        self.klass = klass
-        self.priority = priority
+        self.group = group
         self.tasks: list[Task] = []
         self.shapes: dict[int, tuple[int, Shape]] = {}
         self.size_bytes = 0
@@ -93,14 +104,20 @@ class SubmitBuffer:
         self._depth = depth
         self._parent = parent
         self._number = 0
-        self._open: dict[tuple[str, int], _OpenBatch] = {}
+        self._open: dict[_Group, _OpenBatch] = {}
         self._unstored: dict[bytes, _OpenBatch] = {}
+        #: the batch that a call is being added to, while that makes it leave at once
+        self.adding_to: bytes | None = None
         #: calls taken in so far, by function
         self.submitted: dict[str, int] = {}
 
     def __len__(self) -> int:
         """How many calls are waiting to be stored."""
         return sum(len(batch.tasks) for batch in self._unstored.values())
+
+    def is_open(self, batch: bytes) -> bool:
+        """Whether a batch waits to be stored."""
+        return batch in self._unstored
 
     def next_id(self) -> bytes:
         """A batch-sized id under this submitter that nothing else has."""
@@ -117,8 +134,7 @@ class SubmitBuffer:
         contains: tuple[bytes, ...],
     ) -> tuple[bytes, int]:
         """Take in a call; returns the batch it goes with and its index there."""
-        group = (call.klass, call.priority)
-        batch = self._open.get(group)
+        batch = self._open.get((call.klass, call.priority, call.demand))
         if call.once or batch is None:
             batch = self._new_batch(call, keep_open=not call.once)
         if depends_on or contains:
@@ -135,13 +151,31 @@ class SubmitBuffer:
         submitted[shape.function] = submitted.get(shape.function, 0) + 1
         batch.weight += 1 / self._limit_of(shape.function)
         if call.once or batch.weight >= 1 - 1e-9 or batch.size_bytes >= MAX_BATCH_BYTES:
-            self._flush(batch)
+            self.adding_to = batch.id
+            try:
+                self._flush(batch)
+            except ObjectStoreFullError:
+                # Nothing was stored. Who makes this call is told so; earlier ones are tried again.
+                self._take_back(batch, shape.function)
+                raise
+            finally:
+                self.adding_to = None
         return batch.id, index
 
     def flush(self) -> None:
-        """Store everything, in an order in which no ref dangles."""
+        """Store everything, in an order in which no ref dangles.
+
+        What there is no room for is kept, to be tried again; in the end raises
+        `ObjectStoreFullError`.
+        """
+        trouble: ObjectStoreFullError | None = None
         for batch in list(self._unstored.values()):
-            self._flush(batch)
+            try:
+                self._flush(batch)
+            except ObjectStoreFullError as full:
+                trouble = full
+        if trouble is not None:
+            raise trouble
 
     def flush_for(self, identifier: bytes) -> None:
         """Store the batch that an id names, if it is not stored yet."""
@@ -149,11 +183,19 @@ class SubmitBuffer:
         if batch is not None:
             self._flush(batch)
 
+    def _take_back(self, batch: _OpenBatch, function: str) -> None:
+        """The last call of a batch is not made after all."""
+        task = batch.tasks.pop()
+        batch.size_bytes -= len(task.arguments)
+        self.submitted[function] -= 1
+        if not batch.tasks:
+            del self._unstored[batch.id]
+
     def _new_batch(self, call: Prepared, *, keep_open: bool) -> _OpenBatch:
-        batch = _OpenBatch(self.next_id(), call.klass, call.priority)
+        batch = _OpenBatch(self.next_id(), _group_of(call))
         self._unstored[batch.id] = batch
         if keep_open:
-            self._open[call.klass, call.priority] = batch
+            self._open[batch.group] = batch
         return batch
 
     def _order(self, batch: _OpenBatch, call: Prepared, *references: Iterable[bytes]) -> _OpenBatch:
@@ -173,9 +215,8 @@ class SubmitBuffer:
     def _flush(self, batch: _OpenBatch) -> None:
         if batch.id not in self._unstored:
             return
-        group = (batch.klass, batch.priority)
-        if self._open.get(group) is batch:
-            del self._open[group]
+        if self._open.get(batch.group) is batch:
+            del self._open[batch.group]
         for need in list(batch.needs):
             self._flush(need)
         batch.needs.clear()
@@ -193,4 +234,5 @@ class SubmitBuffer:
         for task in batch.tasks:
             estimated_us += self._mean_us_of(shapes[task.shape].function) or 0.0
         size = len(batch.tasks)
-        return QueueName(batch.klass, batch.priority, batch.id, size, int(estimated_us / 1000))
+        klass, priority, _ = batch.group
+        return QueueName(klass, priority, batch.id, size, int(estimated_us / 1000))

@@ -36,6 +36,8 @@ class Lost(msgspec.Struct, frozen=True):
 class Finished(msgspec.Struct, frozen=True):
     """Nothing is left to do; the queue entry is gone."""
 
+    journal: Journal
+
 
 class Early(msgspec.Struct, frozen=True):
     """The hint outran the put: the claim was given back."""
@@ -85,7 +87,7 @@ def claim(
     yield from journals.catch_up(journal)
     if journal.complete:
         yield from retire(name)
-        return Finished()
+        return Finished(journal)
     if batch is None:
         yield from give_back(name, number)
         return Early()

@@ -26,6 +26,15 @@ def python_tag() -> str:
     return f"py{sys.version_info.major}{sys.version_info.minor}"
 
 
+def python_of(klass: str) -> str:
+    """The tag of the Python version in a class.
+
+    >>> python_of("py311-cpu1-m0")
+    'py311'
+    """
+    return klass.partition("-")[0]
+
+
 def to_units(amount: float) -> int:
     """Ten-thousandths of a resource; Ray's precision.
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
+from cloudray.exceptions import TaskTimeoutError
 from cloudray.protocol.journal import Journal
+from cloudray.protocol.records import Shape
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -31,6 +33,25 @@ class Overtaken(msgspec.Struct, frozen=True):
     """A later claim than ours was permitted to run it: let go of the batch, and say nothing."""
 
     claim: int
+
+
+def timed_out(
+    shape: Shape, place: bytes, attempt: int, *, killed: bool = False, traceback_str: str = ""
+) -> TaskTimeoutError:
+    """The error of a task that ran longer than its `timeout_s` allows.
+
+    `place` is its batch and index, `attempt` the number of its attempt under the claim, from 0.
+    """
+    allowed = shape.max_retries + 1 if shape.max_retries >= 0 else -1
+    return TaskTimeoutError(
+        task_name=shape.name,
+        task_id=place.hex(),
+        timeout_s=shape.timeout_s,
+        attempt=attempt + 1,
+        max_attempts=allowed if shape.retry_timeouts else 0,
+        killed=killed,
+        traceback_str=traceback_str,
+    )
 
 
 def deaths_before(journal: Journal, index: int, claim: int) -> int:

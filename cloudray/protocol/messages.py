@@ -10,6 +10,7 @@ import msgspec
 
 from cloudray.protocol.records import Batch, Entry, Job, Shape
 from cloudray.store.layout import QueueName
+from cloudray.store.room import RoomSpec
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -54,6 +55,8 @@ class Published(_Message, frozen=True):
     batch: bytes
     next: int
     entry: Entry | None = None
+    #: all tasks of the batch have ended
+    complete: bool = False
 
 
 class Line(msgspec.Struct, frozen=True, array_like=True):
@@ -72,6 +75,64 @@ class Printed(_Message, frozen=True):
     lines: tuple[Line, ...]
 
 
+class Unschedulable(_Message, frozen=True):
+    """No live agent can ever run tasks of the attached job that are called so."""
+
+    name: str
+    #: what they ask for: resource name -> ten-thousandths of a unit
+    demand: dict[str, int]
+    #: what the agent has that comes nearest to it
+    largest: dict[str, int]
+    #: the tag of the Python version that they need, when no agent runs that; else empty
+    python: str = ""
+
+
+# In an embedded cluster the driver frees what nothing names (see `driver.lifetimes`), so it is
+# told of every ref that executors have. Units are batches, or values stored by `put`.
+
+
+class Begun(_Message, frozen=True):
+    """An executor has submitted a batch, whose tasks name these units."""
+
+    unit: bytes
+    worker: str
+    #: the executor has refs to its values
+    held: bool
+    names: tuple[bytes, ...]
+
+
+class Kept(_Message, frozen=True):
+    """An executor has stored a value, with refs to these units inside."""
+
+    unit: bytes
+    worker: str
+    held: bool
+    contains: tuple[bytes, ...]
+
+
+class Valued(_Message, frozen=True):
+    """Values of a batch contain refs to these units, or are objects at these keys: (id, key)."""
+
+    unit: bytes
+    contains: tuple[bytes, ...]
+    objects: tuple[tuple[bytes, str], ...] = ()
+
+
+class Handled(_Message, frozen=True):
+    """What an executor said in `Handles`."""
+
+    worker: str
+    taken: tuple[bytes, ...]
+    dropped: tuple[bytes, ...]
+    pinned: tuple[bytes, ...]
+
+
+class Left(_Message, frozen=True):
+    """An executor has ended, and its refs with it."""
+
+    worker: str
+
+
 # -- agent to executor ---------------------------------------------------------------------
 
 
@@ -81,9 +142,11 @@ class Setup(_Message, frozen=True):
     job: Job
     days: int
     node: str
-    #: folder for files that the agent adopts into the store
-    spool: str
+    #: where files are written that the agent adopts into the store
+    room: RoomSpec
     log: str
+    #: tell which refs are held, as values that nobody names are freed
+    counting: bool = False
 
 
 class Learn(_Message, frozen=True):
@@ -124,6 +187,8 @@ class Interrupt(_Message, frozen=True):
     """Stop this call if it is the one that runs."""
 
     ticket: int
+    #: its time is over: it fails with `TaskTimeoutError`
+    timed_out: bool = False
 
 
 class Resolved(_Message, frozen=True):
@@ -192,6 +257,8 @@ class Submit(_Message, frozen=True):
     priority: int
     estimated_ms: int
     batch: Batch
+    #: there are refs to its values
+    held: bool = True
 
 
 class Blob(_Message, frozen=True):
@@ -206,6 +273,19 @@ class Keep(_Message, frozen=True):
 
     identifier: bytes
     path: str
+    #: ids of the refs inside the value
+    contains: tuple[bytes, ...] = ()
+
+
+class Handles(_Message, frozen=True):
+    """Units to which this executor has got its first ref, or lost its last one.
+
+    It keeps those for good to which it let a ref get out of sight (`pinned`).
+    """
+
+    taken: tuple[bytes, ...]
+    dropped: tuple[bytes, ...]
+    pinned: tuple[bytes, ...] = ()
 
 
 class Want(_Message, frozen=True):
@@ -235,6 +315,12 @@ Message = (
     | Greeting
     | Published
     | Printed
+    | Unschedulable
+    | Begun
+    | Kept
+    | Valued
+    | Handled
+    | Left
     | Setup
     | Learn
     | Run
@@ -250,6 +336,7 @@ Message = (
     | Submit
     | Blob
     | Keep
+    | Handles
     | Want
     | Cancel
     | Ask
@@ -276,6 +363,11 @@ class Unpacker:
 
     def __init__(self) -> None:
         self._rest = bytearray()
+
+    @property
+    def halfway(self) -> bool:
+        """Whether the rest of a message is still to come."""
+        return bool(self._rest)
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that are complete with these bytes."""

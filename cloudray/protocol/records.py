@@ -34,6 +34,10 @@ class Shape(msgspec.Struct, frozen=True, array_like=True):
     env_vars: dict[str, str] = {}
     #: the function's own name, whatever the task is called
     function_name: str = ""
+    #: an attempt that runs longer is stopped, and the task fails; 0: no limit
+    timeout_s: float = 0.0
+    #: whether an attempt that was stopped so may be retried, at the cost of `max_retries`
+    retry_timeouts: bool = False
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):
@@ -162,6 +166,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True):
     draining: bool = False
     #: whether it has nothing to do
     idle: bool = True
+    #: the tag of the Python version of its executors
+    python: str = ""
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -172,6 +178,8 @@ class Cluster(msgspec.Struct, frozen=True):
     commit_s: float
     #: how often an agent that hears no bell scans the queue
     scan_s: float
+    #: the cluster ends with its only driver, so values that nothing names are freed
+    ephemeral: bool = False
 
 
 _encoder = msgspec.msgpack.Encoder()

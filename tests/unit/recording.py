@@ -14,11 +14,18 @@ class RecordingClient:
 
     def __init__(self) -> None:
         self.escaped: list[bytes] = []
+        self.unseen: list[bytes] = []
         self.futures: dict[bytes, Future[Any]] = {}
         self.anchors: dict[bytes, Anchor] = {}
+        self.described: dict[bytes, str] = {}
 
-    def escape(self, identifier: bytes) -> None:
+    def escape(self, identifier: bytes, *, unseen: bool) -> None:
         self.escaped.append(identifier)
+        if unseen:
+            self.unseen.append(identifier)
+
+    def describe(self, identifier: bytes) -> str:
+        return self.described.get(identifier, "pending")
 
     def future(self, ref: ObjectRef[Any]) -> Future[Any]:
         return self.futures.setdefault(ref.id, Future())

@@ -4,12 +4,12 @@ import contextlib
 import gc
 import threading
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from cloudray import context
-from cloudray.context import Anchor, Contained
+from cloudray.context import Anchor, Anchors, Contained
 from tests.unit.recording import RecordingClient
 
 
@@ -23,20 +23,47 @@ def nobody_connects() -> Iterator[None]:
 
 
 def test_an_anchor_tells_which_batch_may_be_forgotten_when_the_last_ref_to_it_goes() -> None:
+    anchors = Anchors()
     forgotten: list[bytes] = []
-    anchor = Anchor(b"batch", forgotten.append)
+    anchor = anchors.make(b"batch")
     refs = [anchor, anchor]
     del anchor
     refs.pop()
     gc.collect()
+    forgotten += anchors.take_gone()
     assert forgotten == []
+    assert anchors.find(b"batch") is refs[0]
     refs.pop()
     gc.collect()
+    forgotten += anchors.take_gone()
     assert forgotten == [b"batch"]
+    assert anchors.find(b"batch") is None
+
+
+def test_a_batch_to_which_there_is_a_ref_again_may_not_be_forgotten() -> None:
+    anchors = Anchors()
+    anchors.make(b"batch")
+    anchor = anchors.make(b"batch")
+    assert list(anchors.take_gone()) == []
+    del anchor
+    assert list(anchors.take_gone()) == [b"batch"]
+
+
+def test_an_anchor_whose_end_is_noted_is_not_found_again() -> None:
+    found: list[Any] = []
+
+    class Notes(list[Any]):
+        def append(self, watch: Any) -> None:
+            found.append(anchors.find(watch.batch))
+
+    anchors = Anchors()
+    anchors._notes = Notes()  # type: ignore[assignment]
+    anchors.make(b"batch")
+    assert found == [None]
 
 
 def test_all_anchors_are_equal() -> None:
-    one, other = Anchor(b"one", lambda _: None), Anchor(b"other", lambda _: None)
+    one, other = Anchor(), Anchor()
     assert one == other
     assert hash(one) == hash(other)
 
@@ -117,5 +144,5 @@ def test_without_a_client_nothing_needs_storing_and_nothing_is_anchored() -> Non
 
 
 def test_the_client_says_what_a_ref_from_elsewhere_keeps_alive(client: RecordingClient) -> None:
-    anchor = client.anchors[b"one"] = Anchor(b"batch", lambda _: None)
+    anchor = client.anchors[b"one"] = Anchor()
     assert context.anchor(b"one") is anchor

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudray import ids
+from cloudray.exceptions import ObjectStoreFullError
 from cloudray.protocol.batching import MAX_BATCH_BYTES
 from cloudray.protocol.buffer import Linger, Prepared, SubmitBuffer
 from cloudray.protocol.records import Batch, Parent, Shape
@@ -36,10 +38,12 @@ class Shelf:
     def __init__(self) -> None:
         self.stored: list[tuple[QueueName, Batch]] = []
         self.full = False
+        #: what is raised then
+        self.fill: type[Exception] = StoreError
 
     def store(self, name: QueueName, batch: Batch) -> None:
         if self.full:
-            raise StoreError("the disk is full")
+            raise self.fill("the disk is full")
         self.stored.append((name, batch))
 
     @property
@@ -381,6 +385,46 @@ def test_a_batch_that_could_not_be_stored_is_stored_by_the_next_flush(
     assert shelf.functions == [["f"], ["g"], ["f"]]
 
 
+@pytest.mark.parametrize("call", [F, ONCE])
+def test_a_call_that_there_is_no_room_for_was_never_made(
+    shelf: Shelf, call: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = SubmitBuffer(PREFIX, shelf.store, lambda _: 3, lambda _: None)
+    earlier = [add(buffer, F), add(buffer, F)]
+    with monkeypatch.context() as patch:
+        patch.setattr(shelf, "fill", ObjectStoreFullError)
+        shelf.full = True
+        with pytest.raises(ObjectStoreFullError):
+            add(buffer, call)
+    shelf.full = False
+    assert len(buffer) == 2
+    buffer.flush()
+    assert shelf.functions == [["f", "f"]]
+    assert all(ref[: ids.BATCH_ID_BYTES] == shelf.batches[0].id for ref in earlier)
+
+
+def test_what_fits_is_stored_although_something_else_does_not(
+    buffer: SubmitBuffer, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(buffer, F)
+    add(buffer, G)
+    store = shelf.store
+
+    def refuse_f(name: QueueName, batch: Batch) -> None:
+        if batch.shapes[0].name == "f":
+            raise ObjectStoreFullError("full")
+        store(name, batch)
+
+    monkeypatch.setattr(buffer, "_store", refuse_f)
+    with pytest.raises(ObjectStoreFullError):
+        buffer.flush()
+    assert shelf.functions == [["g"]]
+    assert len(buffer) == 1
+    monkeypatch.undo()
+    buffer.flush()
+    assert shelf.functions == [["g"], ["f"]]
+
+
 CALLS = st.sampled_from([F, G, H, prepared("low", priority=9), ONCE])
 #: A call with refs to earlier results (counted from the newest), or a flush for one of them.
 STEPS = st.lists(
@@ -416,3 +460,17 @@ def test_no_stored_batch_ever_names_a_result_that_is_not_stored_before_it(
     for (call, _, _), ref in zip(steps, refs, strict=True):
         batch = stored[ref[: ids.BATCH_ID_BYTES]]
         assert batch.shapes[batch.tasks[ids.index_of(ref)].shape] == call.shape
+
+
+def test_calls_that_ask_for_different_amounts_are_different_batches(
+    buffer: SubmitBuffer, shelf: Shelf
+) -> None:
+    """So none is held up by a batchmate that no machine can run."""
+    one, many = (
+        msgspec.structs.replace(F, demand=(("CPU", 10_000), ("tea", units)))
+        for units in (10_000, 90_000)
+    )
+    for call in (one, many, one):
+        add(buffer, call)
+    buffer.flush()
+    assert [len(batch.tasks) for batch in shelf.batches] == [2, 1]

@@ -2,9 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from cloudray.protocol.failures import Crashed, Overtaken, Start, deaths_before, next_step
+from cloudray.protocol.failures import (
+    Crashed,
+    Overtaken,
+    Start,
+    deaths_before,
+    next_step,
+    timed_out,
+)
 from cloudray.protocol.journal import Journal
-from cloudray.protocol.records import Entry
+from cloudray.protocol.records import Entry, Shape
 from tests.unit.protocol.builders import BATCH_ID, fold, started
 
 FRESH = Journal(BATCH_ID, 2)
@@ -97,3 +104,15 @@ def test_a_task_whose_executor_died_is_crashed() -> None:
 
 def test_a_task_that_runs_under_a_later_claim_is_left_alone() -> None:
     assert step(died(2, once=True), claim=1, max_retries=0, once=True) == Overtaken(2)
+
+
+@pytest.mark.parametrize(
+    ("max_retries", "retried", "allowed"), [(3, True, 4), (-1, True, -1), (3, False, 0)]
+)
+def test_the_error_of_a_task_out_of_time_counts_attempts_from_one(
+    max_retries: int, retried: bool, allowed: int
+) -> None:
+    shape = Shape("0f", "f", 1, {}, max_retries, timeout_s=1.5, retry_timeouts=retried)
+    error = timed_out(shape, b"\x01\x02", 1)
+    assert (error.attempt, error.max_attempts) == (2, allowed)
+    assert (error.task_name, error.task_id, error.timeout_s) == ("f", "0102", 1.5)

@@ -4,8 +4,8 @@ import pytest
 
 from cloudray.protocol.joining import join
 from cloudray.protocol.records import Cluster, Heartbeat, seal
-from cloudray.settings import REMOTE, SHARED_DIRECTORY, Timing
-from cloudray.store import Get, Ledger, RecordError, Store, drive, layout
+from cloudray.store import Get, Ledger, List, RecordError, Store, StoreError, drive, layout
+from cloudray.timing import REMOTE, SHARED_DIRECTORY, Timing
 
 TIMING = Timing(heartbeat_s=1.0, lease_s=4.0, commit_s=0.2, scan_s=3.0)
 CLUSTER = Cluster(1.0, 4.0, 0.2, 3.0)
@@ -32,8 +32,10 @@ def test_of_two_who_come_at_once_the_second_takes_the_times_of_the_first(store: 
     late = join("s3://bucket", TIMING)
     asked = next(late)
     assert asked == Get(layout.CLUSTER)
+    asked = late.send(None)
+    assert isinstance(asked, List)
     drive(store, join("s3://bucket"))
-    create = late.send(None)
+    create = late.send([])
     with pytest.raises(StopIteration) as joined:
         late.send(store.perform(create))
     assert joined.value.value.lease_s == REMOTE.lease_s
@@ -51,3 +53,21 @@ def test_something_else_in_the_place_of_the_record_is_refused(store: Store, body
     store.put(layout.CLUSTER, body)
     with pytest.raises(RecordError, match="cluster"):
         drive(store, join("s3://bucket"))
+
+
+def test_a_place_that_holds_something_else_is_refused(store: Store) -> None:
+    for key in ("photos/1.jpg", "photos/2.jpg", "notes.txt", "more.txt"):
+        store.put(key, b"")
+    with pytest.raises(StoreError) as raised:
+        drive(store, join("s3://bucket"))
+    assert str(raised.value) == (
+        "s3://bucket holds no cluster but something else: more.txt, notes.txt, photos/1.jpg "
+        "and more. Name an empty place, or one that does not exist yet."
+    )
+    assert store.get(layout.CLUSTER) is None
+
+
+def test_what_a_cluster_has_left_without_its_record_is_nothing_else(store: Store) -> None:
+    for key in ("agents/a", "probe/p", "queue/c/5/b.0", "t7/jobs/j/meta"):
+        store.put(key, b"")
+    assert drive(store, join("s3://bucket", TIMING)) == CLUSTER

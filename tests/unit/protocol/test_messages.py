@@ -9,6 +9,7 @@ from cloudray.protocol import messages
 from cloudray.protocol.messages import Message, Unpacker, pack
 from cloudray.protocol.records import Batch, Job, Parent, Shape, Task
 from cloudray.store.layout import QueueName
+from cloudray.store.room import RoomSpec
 from tests.unit.protocol.builders import BATCH_ID, batch_of
 
 SHAPE = Shape("f" * 64, "task", 2, {"CPU": 5000}, -1, b"pickled", 3, {"A": "b"})
@@ -30,7 +31,13 @@ EXAMPLES: list[Message] = [
     messages.Greeting("agent", {"CPU": 20_000}),
     messages.Published(BATCH_ID, 3),
     messages.Printed(b"job.......", (messages.Line("task", 7, "text", is_error=False),)),
-    messages.Setup(JOB, 7, "node", "/spool", "/log"),
+    messages.Unschedulable("task", {"GPU": 10_000}, {"CPU": 20_000}, "py39"),
+    messages.Begun(BATCH_ID, "token", held=True, names=(b"unit",)),
+    messages.Kept(b"unit", "token", held=True, contains=(b"other",)),
+    messages.Valued(BATCH_ID, (b"unit",), ((b"ref", "key"),)),
+    messages.Handled("token", (b"one",), (b"two",), (b"three",)),
+    messages.Left("token"),
+    messages.Setup(JOB, 7, "node", RoomSpec("/room", "/disk", 100, "/store"), "/log"),
     messages.Learn(1, SHAPE, b"pickled"),
     messages.Run((CALL,)),
     messages.Recall(),
@@ -45,6 +52,7 @@ EXAMPLES: list[Message] = [
     messages.Submit("py311-cpu1-m0", 5, 0, BATCH),
     messages.Blob("digest", b"pickled"),
     messages.Keep(b"ref", "/spool/1"),
+    messages.Handles((b"one",), (b"two",)),
     messages.Want((b"ref",)),
     messages.Cancel(b"ref", force=True),
     messages.Ask(1, "what"),

@@ -1,0 +1,104 @@
+"""Giving back what nothing names, and finding room for what is new."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+
+from cloudray.driver.following import Following
+from cloudray.driver.lifetimes import Lifetimes
+from cloudray.exceptions import ObjectStoreFullError
+from cloudray.store import Delete, Put, Store, StoreFullError
+
+#: A value for which there is no room waits so long for others to be freed.
+ROOM_S = 10.0
+#: How often is looked whether there is room now.
+ROOM_LOOK_S = 0.05
+#: How often is looked, while nothing else happens, for what nothing names any more.
+_FREE_S = 0.05
+#: Journals stay for so many leases after nothing names them: somebody may be about to look.
+_FORGET_LEASES = 2
+
+
+class Freeing:
+    """Removes what `lifetimes` lets go of; without it, batches are only forgotten here.
+
+    `listen(seconds)` takes in what agents say meanwhile.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        following: Following,
+        lifetimes: Lifetimes | None,
+        lock: threading.RLock,
+        lease_s: float,
+        listen: Callable[[float], None],
+    ) -> None:
+        self._store = store
+        self._following = following
+        self._lifetimes = lifetimes
+        self._lock = lock
+        self._patience_s = _FORGET_LEASES * lease_s
+        self._listen = listen
+        self._freed_s = 0.0
+        #: the driver is leaving: nobody waits any more
+        self.closed = False
+
+    @property
+    def due(self) -> bool:
+        """Whether there may be something to do."""
+        if self._following.has_unused:
+            return True
+        lifetimes = self._lifetimes
+        if lifetimes is None or not lifetimes.restless:
+            return False
+        return time.monotonic() - self._freed_s > _FREE_S
+
+    def free(self) -> None:
+        """Forget batches that no ref leads to, and remove what nothing names."""
+        lifetimes = self._lifetimes
+        self._freed_s = time.monotonic()
+        with self._lock:
+            self._following.drop_unused()
+            if lifetimes is None:
+                return
+            for batch in lifetimes.with_objects:
+                anchor = self._following.existing_anchor(batch)
+                if anchor is not None and anchor.gone:
+                    lifetimes.free_values(batch, anchor.gone.copy() - anchor.again)
+            keys = lifetimes.take_free(self._freed_s, self._patience_s)
+        if keys:
+            self._store.perform(Delete(keys))
+
+    def write(self, put: Put) -> None:
+        """Write a value, waiting for room while tasks or executors may still let go of some.
+
+        Raises `ObjectStoreFullError` when there is none.
+        """
+        self.free()
+        try:
+            self._store.perform(put)
+        except StoreFullError as full:
+            if self._lifetimes is None or full.hopeless:
+                raise ObjectStoreFullError(str(full)) from None
+        else:
+            return
+        gc.collect()  # what only cycles of garbage refer to
+        self._insist(put, self._lifetimes)
+
+    def _insist(self, put: Put, lifetimes: Lifetimes) -> None:
+        deadline_s = time.monotonic() + ROOM_S
+        while True:
+            self.free()
+            try:
+                self._store.perform(put)
+            except StoreFullError as full:
+                hopeless = self.closed or not lifetimes.may_shrink
+                if hopeless or time.monotonic() > deadline_s:
+                    raise ObjectStoreFullError(str(full)) from None
+            else:
+                return
+            self._listen(ROOM_LOOK_S)
