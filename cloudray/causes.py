@@ -23,24 +23,73 @@ from weakref import WeakValueDictionary
 import cloudpickle
 
 PROTOCOL = 5
-_OURS = f"{Path(__file__).parent}{os.sep}"
+_OURS = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, cloudpickle.__file__))
+#: Where user code is called.
+_RUNNER = str(Path(__file__).parent / "executor" / "run.py")
+#: Of a traceback with more frames than this, so many at its beginning and end are shown.
+_MANY, _FIRST, _LAST = 60, 10, 20
 _HEAP_TYPE = 1 << 9  # set in the flags of classes that Python code made
 
 
-def format_traceback(error: BaseException) -> str:
+def format_traceback(error: BaseException, *, is_refusal: bool = False) -> str:
     """The traceback of an exception and its causes as Python prints it, without our frames.
 
-    A traceback that has no other frames than ours keeps them: then the mistake is ours.
+    A traceback that has no other frames than ours keeps them: then the mistake is ours. Unless it
+    `is_refusal`, an error that we raise about something of the user's: its message says it all.
+    Everything is shown where the environment says CLOUDRAY_TRACEBACK=full; else, of a deep
+    recursion, only the beginning and the end.
 
     >>> print(format_traceback(ValueError("no such colour")))
     ValueError: no such colour
     """
     printed = traceback.TracebackException.from_exception(error, compact=True)
+    full = os.environ.get("CLOUDRAY_TRACEBACK") == "full"
     for part in _linked(printed):
-        theirs = [frame for frame in part.stack if not frame.filename.startswith(_OURS)]
-        if theirs:
-            part.stack[:] = theirs
+        if full or part.stack is None:
+            continue
+        theirs = _theirs(part.stack)
+        part.stack = _Folded(theirs if theirs or is_refusal else part.stack)
     return "".join(printed.format()).rstrip("\n")
+
+
+def with_frames_of_theirs(error: BaseException) -> BaseException | None:
+    """The exception, if its traceback leads through the user's code: else it tells nothing more.
+
+    For the cause of an error whose message has the reason already.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        if _is_theirs(trace.tb_frame.f_code.co_filename):
+            return error
+        trace = trace.tb_next
+    return None
+
+
+class _Folded(traceback.StackSummary):
+    """Frames of which, where there are very many, those in the middle are only counted."""
+
+    def format(self, *args: Any, **options: Any) -> list[str]:
+        """One text per frame, as it is printed."""
+        lines = super().format(*args, **options)
+        if len(lines) <= _MANY:
+            return lines
+        left_out = len(lines) - _FIRST - _LAST
+        return [*lines[:_FIRST], f"  ... {left_out} frames ...\n", *lines[-_LAST:]]
+
+
+def _theirs(stack: traceback.StackSummary) -> list[traceback.FrameSummary]:
+    """The frames from where user code was called, without ours among them."""
+    ran = max((at for at, frame in enumerate(stack) if frame.filename == _RUNNER), default=-1)
+    # Before the last of our frames may stand those of an event loop that runs a coroutine.
+    for frames in (stack[ran + 1 :], stack):
+        theirs = [frame for frame in frames if _is_theirs(frame.filename)]
+        if theirs:
+            return theirs
+    return []
+
+
+def _is_theirs(filename: str) -> bool:
+    return not filename.startswith((*_OURS, "<frozen "))
 
 
 def _linked(printed: traceback.TracebackException) -> Iterator[traceback.TracebackException]:

@@ -3,6 +3,7 @@
     RayError
         RayTaskError                    raised as RayTaskError(ValueError), which is both
         TaskCancelledError
+        TaskTimeoutError                also a TimeoutError
         TaskUnschedulableError
         TaskPlacementGroupRemoved
         GetTimeoutError                 also a TimeoutError
@@ -157,6 +158,9 @@ class RayTaskError(RayError):
             return self
         vars(error).update(vars(self))
         raised: RayTaskError = error
+        if issubclass(cause_class, SyntaxError):
+            # Python prints those its own way, without what we have to say.
+            raised.__notes__ = [str(raised)]
         return raised
 
     def __str__(self) -> str:
@@ -180,7 +184,7 @@ class RayTaskError(RayError):
         try:
             return dumps(self.cause)
         except Exception as error:  # noqa: BLE001 - the cause's class may raise anything
-            reason = f"{type(self.cause).__name__}: {type(error).__name__}: {error}"
+            reason = f"pickling it raised {type(error).__name__}: {error}"
             return dumps(UnserializableException(self.traceback_str, reason=reason))
 
     def __copy__(self) -> RayTaskError:
@@ -202,7 +206,7 @@ def _load_task_error(
         try:
             error.cause = loads(cause)
         except Exception as problem:  # noqa: BLE001 - its module may be missing here, or worse
-            reason = f"{type(problem).__name__}: {problem}"
+            reason = f"unpickling it raised {type(problem).__name__}: {problem}"
             error.cause = UnserializableException(error.traceback_str, reason=reason)
     return error.as_instanceof_cause() if as_cause else error
 
@@ -219,6 +223,60 @@ class TaskCancelledError(RayError):
         super().__init__(f"{message} {error_message}" if error_message else message)
         self.task_id = task_id
         self.error_message = error_message
+
+
+class TaskTimeoutError(RayError, TimeoutError):
+    """The task ran longer than its `timeout_s` allows.
+
+    >>> print(TaskTimeoutError(task_name="train", task_id="0v1c", timeout_s=2.5, attempt=1))
+    Task train (0v1c) was stopped after 2.5 s (timeout_s=2.5, attempt 1).
+    Give it more time with timeout_s=..., or None for as long as it takes.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        task_name: str = "",
+        task_id: str = "",
+        timeout_s: float | None = None,
+        attempt: int = 0,
+        max_attempts: int = 0,
+        killed: bool = False,
+        traceback_str: str = "",
+    ) -> None:
+        #: the function's qualified name
+        self.task_name = task_name
+        #: as text
+        self.task_id = task_id
+        #: what the task was allowed, in seconds
+        self.timeout_s = timeout_s
+        #: which run of the task this was, from 1; 0 when unknown
+        self.attempt = attempt
+        #: how many runs were allowed; 0 when timeouts are not retried, -1 when there is no limit
+        self.max_attempts = max_attempts
+        #: it did not end when it was interrupted, so its process was killed
+        self.killed = killed
+        #: where it was when it was interrupted, as text; empty when unknown
+        self.traceback_str = traceback_str
+        text = self._message() if task_name else _default_message(type(self))
+        super().__init__(message or text)
+
+    def _message(self) -> str:
+        of = f" of {self.max_attempts}" if self.max_attempts > 0 else ""
+        limit = "its limit" if self.timeout_s is None else f"{self.timeout_s:g} s"
+        facts = [
+            "" if self.timeout_s is None else f"timeout_s={self.timeout_s:g}",
+            f"attempt {self.attempt}{of}" if self.attempt else "",
+        ]
+        known = ", ".join(fact for fact in facts if fact)
+        who = f"{self.task_name} ({self.task_id})" if self.task_id else self.task_name
+        text = f"Task {who} was stopped after {limit}" + (f" ({known})." if known else ".")
+        if self.killed:
+            text += " It did not end when it was interrupted, so its process was killed."
+        if self.traceback_str:
+            text += f"\nIt was interrupted here:\n{self.traceback_str}"
+        return f"{text}\nGive it more time with timeout_s=..., or None for as long as it takes."
 
 
 class TaskUnschedulableError(RayError):
@@ -243,7 +301,9 @@ class GetTimeoutError(RayError, TimeoutError):
 
     >>> print(GetTimeoutError(pending=["train (0v1c)", "score (0v2c)"], timeout_s=0.5))
     Get timed out: some object(s) not ready.
-    After 0.5 s these 2 were pending: train (0v1c), score (0v2c)
+    After 0.5 s these 2 were pending:
+      train (0v1c)
+      score (0v2c)
     """
 
     def __init__(
@@ -255,13 +315,15 @@ class GetTimeoutError(RayError, TimeoutError):
     ) -> None:
         text = message or _default_message(type(self))
         if pending:
-            shown = ", ".join(pending[:_NAMES_SHOWN])
-            rest = len(pending) - _NAMES_SHOWN
             after = "" if timeout_s is None else f"After {timeout_s:g} s "
-            text += f"\n{after}{'these' if after else 'These'} {len(pending)} were pending: {shown}"
-            text += f" and {rest} more" if rest > 0 else ""
+            shown = [f"  {line}" for line in pending[:_NAMES_SHOWN]]
+            rest = len(pending) - _NAMES_SHOWN
+            shown += [f"  and {rest} more"] if rest > 0 else []
+            these = f"{after}{'these' if after else 'These'} {len(pending)} were"
+            these = f"{after}{'this' if after else 'This'} was" if len(pending) == 1 else these
+            text = "\n".join([text, f"{these} pending:", *shown])
         super().__init__(text)
-        #: what was waited for and is not ready, in the order asked for
+        #: what was waited for and is not ready, and why, in the order asked for
         self.pending = tuple(pending)
         self.timeout_s = timeout_s
 
@@ -592,8 +654,15 @@ class OufOfBandObjectRefSerializationException(RayError):  # noqa: N818 - Ray's 
 class RaySystemError(RayError):
     """Something inside CloudRay failed."""
 
-    def __init__(self, client_exc: object = None, traceback_str: str | None = None) -> None:
+    def __init__(
+        self,
+        client_exc: object = None,
+        traceback_str: str | None = None,
+        *,
+        message: str | None = None,
+    ) -> None:
         text = _default_message(type(self)) if client_exc is None else f"System error: {client_exc}"
+        text = text if message is None else message
         super().__init__(text if traceback_str is None else f"{text}\ntraceback: {traceback_str}")
         self.client_exc = client_exc
         self.traceback_str = traceback_str

@@ -8,36 +8,65 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
-from cloudray import context
-from cloudray.api.runtime_env import env_vars_of
+from cloudray import configuration, context, departed, platform
+from cloudray.api.interrupts import Ending
+from cloudray.api.tracebacks import shorten
 
 if TYPE_CHECKING:
+    from cloudray.api.sources import Resolved
     from cloudray.driver.session import Session
 
 _log = logging.getLogger("cloudray")
 _session: Session | None = None
 #: held by whichever thread joins or leaves
 _changing = threading.RLock()
+_TWICE = (
+    "Maybe you called cloudray.init twice by accident? This error can be suppressed by passing in "
+    "'ignore_reinit_error=True' or by calling 'cloudray.shutdown()' prior to 'cloudray.init()'."
+)
+_TWICE_IN_A_TASK = (
+    "Maybe you called cloudray.init twice by accident? A task is in its driver's cluster already: "
+    "leave the call out, or pass in 'ignore_reinit_error=True'."
+)
 #: For tasks that submit tasks.
 PUBLIC_CALLS = "cloudray.api.functions"
-_AUTO = ("RAY_ENABLE_AUTO_CONNECT", "CLOUDRAY_ENABLE_AUTO_CONNECT")
-#: What Ray's `init` takes and has no meaning without a head node.
-_ACCEPTED = frozenset(
-    {
-        "configure_logging",
-        "dashboard_host",
-        "dashboard_port",
-        "include_dashboard",
-        "job_config",
-        "labels",
-        "local_mode",
-        "logging_config",
-        "logging_format",
-        "object_store_memory",
-    }
-)
+
+
+class AcceptedArguments(TypedDict, total=False):
+    """What Ray's `init` takes beside our settings.
+
+    Two are settings under another name; the others have no meaning without a head node.
+    """
+
+    cgroup_path: str | None
+    configure_logging: bool
+    dashboard_host: str
+    dashboard_port: int | None
+    enable_resource_isolation: bool
+    include_dashboard: bool | None
+    job_config: Any
+    labels: dict[str, str] | None
+    local_mode: bool
+    logging_config: Any
+    logging_format: str | None
+    proxy_server_url: str | None
+    system_reserved_cpu: float | None
+    system_reserved_memory: int | None
+    _driver_object_store_memory: int | None
+    _enable_object_reconstruction: bool
+    _memory: float | None
+    _metrics_export_port: int | None
+    _node_ip_address: str
+    _node_name: str | None
+    _object_spilling_directory: str | None
+    _plasma_directory: str | None
+    _redis_password: str
+    _redis_username: str
+    _system_config: dict[str, Any] | None
+    _temp_dir: str | None
+    _tracing_startup_hook: Any
 
 
 class ClusterContext(Mapping[str, Any]):
@@ -64,14 +93,28 @@ class ClusterContext(Mapping[str, Any]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        shutdown()
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        _leave(telling=True, interrupted=interrupted)
 
     def disconnect(self) -> None:
         """Leave the cluster."""
         shutdown()
 
     def __repr__(self) -> str:
-        return f"ClusterContext({self.address_info})"
+        facts = ", ".join(f"{name}={value!r}" for name, value in self.address_info.items())
+        return f"ClusterContext({facts})"
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it."""
+        import html  # with its table of entities
+
+        rows = "".join(
+            f"<tr><th style='text-align: left'>{html.escape(name.replace('_', ' '))}</th>"
+            f"<td style='text-align: left'><code>{html.escape(str(value))}</code></td></tr>"
+            for name, value in self.address_info.items()
+            if value
+        )
+        return f"<table>{rows}</table>"
 
 
 def init(
@@ -79,82 +122,132 @@ def init(
     *,
     num_cpus: float | None = None,
     num_gpus: float | None = None,
-    memory: float | None = None,
+    memory: float | str | None = None,
     resources: Mapping[str, float] | None = None,
+    object_store_memory: float | str | None = None,
+    object_spilling_directory: str | os.PathLike[str] | None = None,
     namespace: str | None = None,
     ignore_reinit_error: bool = False,
-    log_to_driver: bool = True,
-    logging_level: int | str = logging.INFO,
+    log_to_driver: bool | None = None,
+    logging_level: int | str | None = None,
+    progress: bool | None = None,
+    traceback: Literal["short", "full"] | None = None,
+    dedup_logs: bool | None = None,
     runtime_env: Mapping[str, Any] | None = None,
-    **accepted: Any,
+    **accepted: Unpack[AcceptedArguments],
 ) -> ClusterContext:
     """Join the cluster at `address`, or start one on this machine that ends with this process.
 
-    `address` is a URL that agents serve (`file:///shared/folder`); without it, and without the
-    environment variable `CLOUDRAY_ADDRESS`, the cluster is embedded. `num_cpus`, `num_gpus`,
-    `memory` (bytes) and `resources` say what an embedded cluster offers; by default all CPUs
-    and 80 % of the memory. `log_to_driver` prints what tasks print, `logging_level` sets the
-    level of the `cloudray` logger. `runtime_env` may have `env_vars`, which all tasks of this
-    driver get. Other keywords of `ray.init` are accepted without effect.
+    `address` is a URL that agents serve (`file:///shared/folder`), or the name of a cluster in
+    the user's file; `"local"` always starts one. `num_cpus`, `num_gpus`, `memory` and `resources`
+    say what an embedded cluster offers; by default all CPUs and 80 % of the memory. Sizes are
+    numbers of bytes or texts such as `"2 GB"`. `runtime_env` may have `env_vars`, which all tasks
+    of this driver get.
 
-    Raises RuntimeError when called twice without `ignore_reinit_error`, ValueError for
+    What is not given, or None, comes from the environment (`CLOUDRAY_NUM_CPUS=4`), else from
+    `~/.config/cloudray.toml`, else it is a default: `docs/settings.md` lists all settings, and
+    `cloudray.settings()` shows them. Other keywords of `ray.init` are accepted without effect.
+
+    Raises RuntimeError when called twice without `ignore_reinit_error` and for an unknown
+    keyword, TypeError for a value of a wrong type, ValueError for one that is not allowed and for
     arguments that contradict each other.
 
     >>> import cloudray
     >>> cloudray.init(ignore_reinit_error=True)["address"].startswith("file://")
     True
     """
-    logging.getLogger("cloudray").setLevel(logging_level)
-    unknown = accepted.keys() - _ACCEPTED
-    if unknown:
-        msg = f"init() got unexpected keyword arguments: {', '.join(sorted(unknown))}"
-        raise TypeError(msg)
-    address = address or os.environ.get("CLOUDRAY_ADDRESS") or None
-    if address in ("local", "auto"):
-        address = None
-    ours: dict[str, Any] = {
-        "num_cpus": num_cpus,
-        "num_gpus": num_gpus,
-        "memory": memory,
-        "resources": resources,
-    }
-    given = [name for name, value in ours.items() if value is not None]
-    if address is not None and given:
-        msg = (
-            f"When joining the cluster at {address}, {', '.join(given)} cannot be given: its "
-            "agents say what they offer."
-        )
-        raise ValueError(msg)
-    env_vars = env_vars_of(runtime_env or {})
-    with _changing:
-        if context.current() is None:
-            context.inherit(env_vars)
-            _join(address, ours, namespace or "", log_to_driver=log_to_driver)
-        elif not ignore_reinit_error:
-            msg = (
-                "Maybe you called cloudray.init twice by accident? This error can be suppressed "
-                "by passing in 'ignore_reinit_error=True' or by calling 'cloudray.shutdown()' "
-                "prior to 'cloudray.init()'."
-            )
-            raise RuntimeError(msg)
-        return _context()
+    try:
+        # Executors import this module too, and need no settings.
+        from cloudray.api import sources
+
+        arguments: dict[str, Any] = {
+            "address": address,
+            "namespace": namespace,
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "memory": memory,
+            "resources": resources,
+            "object_store_memory": object_store_memory,
+            "object_spilling_directory": object_spilling_directory,
+            "log_to_driver": log_to_driver,
+            "logging_level": logging_level,
+            "progress": progress,
+            "traceback": traceback,
+            "dedup_logs": dedup_logs,
+            "runtime_env": runtime_env,
+        }
+        sources.take_in(arguments, accepted, AcceptedArguments.__annotations__)
+        sources.check_arguments(arguments)
+        with _changing:
+            if context.current() is None:
+                _join(sources.resolve(arguments, os.environ))
+            elif not ignore_reinit_error:
+                msg = _TWICE if _session is not None else _TWICE_IN_A_TASK
+                raise RuntimeError(msg)  # noqa: TRY301 - it leaves as every error does here
+            return _context()
+    except BaseException as error:
+        shorten(error)
+        raise
 
 
-def _join(
-    address: str | None, offer: dict[str, Any], namespace: str, *, log_to_driver: bool
-) -> None:
+def _join(resolved: Resolved) -> None:
     global _session  # noqa: PLW0603 - the one session of a process
     # Joining needs more than a program that only imports this package should load.
     from cloudray.driver.embedded import Offer
     from cloudray.driver.session import Session
+    from cloudray.exceptions import RaySystemError
+    from cloudray.interrupts import Shield
+    from cloudray.store import RecordError, StoreError
 
-    _session = Session(
-        address,
-        Offer(**offer, preload=(PUBLIC_CALLS,)),
-        namespace=namespace,
-        log_to_driver=log_to_driver,
-    )
-    context.register(_session.client)
+    chosen = resolved.configuration
+    logging.getLogger("cloudray").setLevel(chosen.logging_level)
+    configuration.use(chosen, resolved.sources)
+    context.inherit(chosen.env_vars)
+    with Shield():
+        try:
+            _session = Session(
+                chosen.address,
+                Offer(
+                    num_cpus=chosen.num_cpus,
+                    num_gpus=chosen.num_gpus,
+                    memory=chosen.memory,
+                    resources=chosen.resources,
+                    object_store_memory=chosen.object_store_memory,
+                    spill_directory=chosen.object_spilling_directory,
+                    preload=(PUBLIC_CALLS,),
+                ),
+                namespace=chosen.namespace,
+                log_to_driver=chosen.log_to_driver,
+            )
+            context.register(_session.client)
+            _ending.arm()
+            with Shield.lifted():
+                # A Ctrl-C that came meanwhile means that nobody wants it any more.
+                _session.introduce()
+        except (OSError, StoreError, RecordError) as error:
+            _leave()
+            # What the store says is all there is to know.
+            cause = error if isinstance(error, OSError) else None
+            if chosen.address is None:
+                msg = f"No cluster could be started here: {error}"
+                raise RaySystemError(message=msg) from cause
+            which = ", whose record cannot be read" * isinstance(error, RecordError)
+            msg = f"Could not join the cluster at {chosen.address}{which}: {error}"
+            raise ConnectionError(msg) from cause
+        except BaseException:
+            _leave()
+            raise
+
+
+def joined() -> Session | None:
+    """The membership of this driver in a cluster, if any."""
+    return _session
+
+
+def _forget() -> None:
+    """Nothing that `init` said holds any more."""
+    context.inherit({})
+    configuration.use(None)
 
 
 def _context() -> ClusterContext:
@@ -182,13 +275,53 @@ def shutdown(*, wait_for_processes: bool = False) -> None:
     False
     """
     del wait_for_processes
-    global _session
+    try:
+        _leave()
+    except BaseException as error:
+        shorten(error)
+        raise
+
+
+def _leave(*, telling: bool = False, interrupted: bool = False) -> None:
+    """Leave the cluster, if this process is in one; see `Session.close`."""
+    global _session  # noqa: PLW0603 - see _join
     with _changing:
-        session, _session = _session, None
-        if session is not None:
+        session = _session
+        if session is None:
+            _forget()
+            return
+        # Loaded together with the session.
+        from cloudray.interrupts import Shield
+
+        with Shield():
+            _session = None
+            if session.cluster is not None:
+                departed.leave(session.client.job.id, departed.SHUT_DOWN)
             context.register(None)
-            context.inherit({})
-            session.close()
+            _ending.disarm()
+            try:
+                session.close(telling=telling, interrupted=interrupted)
+            finally:
+                _forget()
+
+
+def _end_interrupted() -> None:
+    """An uncaught Ctrl-C ends this process. Another one ends it sooner."""
+    try:  # at once: every line before it is one where Ctrl-C would get through
+        _leave(telling=True, interrupted=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _end() -> None:
+    """The process ends: say what that stops."""
+    try:  # as above
+        _leave(telling=True)
+    except KeyboardInterrupt:
+        return
+
+
+_ending = Ending(_end_interrupted)
 
 
 def is_initialized() -> bool:
@@ -244,6 +377,12 @@ class RuntimeContext:
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self._facts = facts
+
+    def __repr__(self) -> str:
+        shown = ("worker_mode", "job_id", "node_id", "task_name", "task_id", "namespace")
+        facts = {name: self._facts.get(name) for name in shown}
+        known = ", ".join(f"{name}={value!r}" for name, value in facts.items() if value)
+        return f"RuntimeContext({known})"
 
     def get_job_id(self) -> str:
         """The job, as hexadecimal digits."""
@@ -314,14 +453,22 @@ def get_runtime_context() -> RuntimeContext:
 
 
 def _auto_init() -> context.Client:
-    for name in _AUTO:
-        if os.environ.get(name) == "0":
-            msg = f"cloudray is not initialized, and {name}=0: call cloudray.init() first."
-            raise RuntimeError(msg)
+    if _ending.came:
+        from cloudray.exceptions import RaySystemError
+
+        msg = "this program was interrupted: it ends, and uses no cluster any more."
+        raise RaySystemError(msg)
     with _changing:
         if context.current() is None:
             # Else another thread came first.
-            init()
+            from cloudray.api import sources
+
+            resolved = sources.resolve({}, os.environ)
+            why_not = sources.why_not_by_itself(resolved, os.environ)
+            if why_not is not None:
+                msg = f"cloudray is not initialized, and {why_not}: call cloudray.init() first."
+                raise RuntimeError(msg)
+            _join(resolved)
         return context.client()
 
 
@@ -330,11 +477,14 @@ def _after_fork() -> None:
     global _session, _changing  # noqa: PLW0603 - see _join
     _changing = threading.RLock()
     if _session is not None:
+        if _session.cluster is not None:
+            departed.leave(_session.client.job.id, departed.FORKED)
+        _session.forget()
         _session = None
         context.register(None)
-        context.inherit({})
+        _forget()
 
 
 context.on_first_use(_auto_init)
-atexit.register(shutdown)
-os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_end)
+platform.on_fork(_after_fork)

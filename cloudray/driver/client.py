@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -13,11 +15,23 @@ import msgspec
 
 from cloudray import ids
 from cloudray.context import Anchor
-from cloudray.driver.following import Following, first_found
+from cloudray.driver.describing import Counts, count, describe
+from cloudray.driver.following import Following, first_found, outcome_of
+from cloudray.driver.freeing import ROOM_LOOK_S, ROOM_S, Freeing
+from cloudray.driver.lifetimes import Lifetimes
+from cloudray.driver.misfits import Misfits
 from cloudray.driver.peers import Peer, Peers
+from cloudray.driver.pending import Pending
 from cloudray.driver.printing import Printer
+from cloudray.driver.progress import Progress
 from cloudray.driver.pump import Pump
-from cloudray.exceptions import ObjectLostError, RaySystemError
+from cloudray.driver.screen import open_display
+from cloudray.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    RaySystemError,
+)
 from cloudray.protocol import claims
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import DurationBook, batch_limit
@@ -26,16 +40,14 @@ from cloudray.protocol.demand import UNIT
 from cloudray.protocol.nodes import heartbeats, list_nodes
 from cloudray.protocol.records import Batch, Cluster, Job, Verb, Word
 from cloudray.refs import ObjectRef
-from cloudray.store import Ledger, Put, Store, drive, envelope, layout
-from cloudray.store.envelope import HEADER_BYTES
+from cloudray.store import Ledger, Put, Store, StoreError, StoreFullError, drive, envelope, layout
 from cloudray.store.layout import QueueName
-from cloudray.values import codec
 from cloudray.values.futures import Settler
 from cloudray.values.outcomes import (
     Outcome,
+    error_payload,
     refs_of,
     settle,
-    timed_out,
     value_of,
 )
 
@@ -44,6 +56,12 @@ _RARE_LOOK_S = 1.0
 #: How often agents that started meanwhile are looked for.
 _PEERS_S = 1.0
 
+_FREED = (
+    "it was freed when no ref to it was left: an id as text or bytes keeps nothing alive, so keep "
+    "the ref itself too"
+)
+#: So long is printed what tasks have printed, when there is a lot of it at the end.
+_LAST_LINES_S = 5.0
 _LEFT = "the cluster was shut down while this value was waited for"
 
 
@@ -66,9 +84,10 @@ class DriverClient:
         self.settings = settings
         self.job = job
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
         self._book = DurationBook()
-        self._following = Following(store, job.id, self._book)
+        #: None where dropping a ref deletes nothing
+        self._lifetimes = Lifetimes() if settings.ephemeral else None
+        self._following = Following(store, job.id, self._book, self._lifetimes)
         self._find = self._following.find
         self._slots, self._agents = 1, 1
         self._prefix = ids.batch_prefix(days, job.id, ids.new_id())
@@ -81,15 +100,25 @@ class DriverClient:
         self._futures: dict[bytes, list[tuple[ObjectRef[Any], Future[Any]]]] = {}
         self._settler = Settler()
         self._printer = Printer()
+        self._misfits = Misfits(embedded=settings.ephemeral)
+        self._progress = Progress(self._following.results.journals, open_display)
+        self._pending = Pending(store, self._following)
         self._on_agent_lost = on_agent_lost
         self._peers = Peers(job.id, want_logs=log_to_driver, on_lost=self._lost)
+        #: messages that have come and are not handled yet
+        self._heard: deque[tuple[Peer, m.Message]] = deque()
         self._answers: dict[int, bytes] = {}
         self._requests = 0
         self._looked_s = 0.0
         self._peers_s = time.monotonic()
         self._linger = Linger()
         self.closed = False
-        self._pump = Pump(self._turn, self._tick, self._peers.wake, self._changed)
+        #: why nothing will ever run here any more, if so
+        self._hopeless: str | None = None
+        self._freeing = Freeing(
+            store, self._following, self._lifetimes, self._lock, settings.lease_s, self._listen
+        )
+        self._pump = Pump(self._turn, self._tick, self._peers.wake)
 
     # -- joining and leaving -----------------------------------------------------------------
 
@@ -118,18 +147,50 @@ class DriverClient:
         """Store what is buffered, print what is left, and hang up."""
         if self.closed:
             return
-        self.flush()
-        self.closed = True
+        try:
+            self.flush()
+        except ObjectStoreFullError:
+            # What an embedded cluster has no room for would end with it anyway.
+            if not self.settings.ephemeral:
+                raise
+        finally:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Print what is left, and end; what is not stored yet never will be."""
+        if self.closed:
+            return
+        self.closed = self._freeing.closed = True
         self._pump.close()
+        self._progress.close()
         self._settler.close()
-        left = [pair for pairs in self._futures.values() for pair in pairs]
-        for _, future in left:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(RaySystemError(_LEFT))
-        for _, message in self._peers.wait(0.0):
+        self._disappoint(_LEFT)
+        for message in self._peers.last_messages(_LAST_LINES_S):
             if isinstance(message, m.Printed):
                 self._printer.take(message.lines)
         self._printer.flush()
+        self._peers.close()
+
+    def give_up(self, why: str) -> None:
+        """Nothing will ever run here any more: whoever waits, now or later, is told why."""
+        self._hopeless = why
+        self._disappoint(why)
+        self._pump.tell_followers()
+
+    def _disappoint(self, why: str) -> None:
+        with self._lock:
+            left = [pair for pairs in self._futures.values() for pair in pairs]
+            self._futures.clear()
+        for _, future in left:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(RaySystemError(why))
+
+    def forget(self) -> None:
+        """In a forked child: close this process's copies of the connections, and nothing else.
+
+        No lock is taken: whoever held it at the fork is not here to give it back.
+        """
+        self.closed = True
         self._peers.close()
 
     # -- context.Client ----------------------------------------------------------------------
@@ -142,7 +203,8 @@ class DriverClient:
         with self._lock:
             if digest not in self._digests:
                 key = layout.blob(self._prefix, digest)
-                self.store.perform(Put(key, envelope.seal(envelope.Kind.BLOB, pickled)))
+                with _full_for_users(f"the function {prepared.shape.function_name}"):
+                    self.store.perform(Put(key, envelope.seal(envelope.Kind.BLOB, pickled)))
                 self._digests.add(digest)
         return prepared
 
@@ -156,40 +218,50 @@ class DriverClient:
     ) -> Any:
         """Buffer a call; stored when its batch is full, when somebody waits, or soon."""
         with self._lock:
-            self._following.submitting = True
-            try:
-                batch, index = self._buffer.add(call, arguments, arguments_id, depends_on, contains)
-            finally:
-                self._following.submitting = False
+            batch, index = self._buffer.add(call, arguments, arguments_id, depends_on, contains)
             last = self._last_anchor
             if last is not None and last[0] == batch:
                 anchor = last[1]
             else:
                 anchor = self._following.anchor(batch)
-                self._last_anchor = (batch, anchor)
+                # Kept here only while the batch is open: afterwards, refs alone keep it.
+                self._last_anchor = (batch, anchor) if self._buffer.is_open(batch) else None
+            if (depends_on or contains or arguments_id) and self._lifetimes is not None:
+                self._lifetimes.submitted(batch, depends_on + contains, contains)
+                if arguments_id:
+                    self._lifetimes.passed(batch, index, arguments_id)
         if self._pump.quiet:
             self._pump.stir()
         return refs_of(batch, index, call.shape.num_returns, anchor)
 
-    def store_value(self, parts: Sequence[Any]) -> bytes:
-        """Put a value into the store, and return its id."""
+    def store_value(self, parts: Sequence[Any], contains: tuple[bytes, ...]) -> ObjectRef[Any]:
+        """Put a value into the store."""
         with self._lock:
+            for inner in contains:
+                self._buffer.flush_for(inner)
             identifier = ids.object_id(self._buffer.next_id(), ids.PUT_INDEX)
         head = envelope.header(envelope.Kind.OBJECT, envelope.new_nonce())
-        self.store.perform(Put(layout.put_object(identifier), (head, *parts)))
-        return identifier
+        key = layout.put_object(identifier)
+        self._freeing.write(Put(key, (head, *parts)))
+        if self._lifetimes is None:
+            return ObjectRef(identifier)
+        with self._lock:
+            anchor = self._following.anchor(identifier[: ids.BATCH_ID_BYTES])
+            self._lifetimes.stored(identifier[: ids.BATCH_ID_BYTES], key, contains)
+        return ObjectRef(identifier, anchor)
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """Wait for all values, or until one is an error."""
         words = self._await(refs, None, timeout_s)
         for ref, word in zip(refs, words, strict=True):
             if word is not None and word.verb is not Verb.DONE:
-                value_of(self._outcome(ref.id, word))
+                value_of(outcome_of(self.store, ref.id, word))
         pending = [ref for ref, word in zip(refs, words, strict=True) if word is None]
         if pending and timeout_s is not None:
-            raise timed_out(pending, timeout_s)
+            lines = self._pending.explain(pending, timeout_s)
+            raise GetTimeoutError(pending=lines, timeout_s=timeout_s)
         return [
-            value_of(self._outcome(ref.id, word))
+            value_of(outcome_of(self.store, ref.id, word))
             for ref, word in zip(refs, words, strict=True)
             if word is not None
         ]
@@ -213,15 +285,15 @@ class DriverClient:
         """A future that whoever listens settles."""
         future: Future[Any] = Future()
         with self._lock:
-            self._buffer.flush()
+            self._flush_what_fits()
             word = self._find(ref.id)
             if word is None:
                 self._futures.setdefault(ref.id, []).append((ref, future))
                 self._pump.eager = True
                 if ids.index_of(ref.id) != ids.PUT_INDEX:
-                    self._following.follow(ref.id)
+                    self._follow(ref.id)
         if word is not None:
-            settle(future, self._outcome(ref.id, word))
+            settle(future, outcome_of(self.store, ref.id, word))
         else:
             self._pump.stir()
         return future
@@ -230,22 +302,46 @@ class DriverClient:
         """Say CANCELLED; children of a cancelled attempt are orphans, so they go with it."""
         del recursive
         with self._lock:
-            self._buffer.flush()
+            self._flush_what_fits()
+            is_ours = ids.job_of(ref.id) == self.job.id
+            if not is_ours and self.store.head(layout.meta(ref.id)) is None:
+                # Nothing is said in a journal that nobody reads.
+                reason = "this cluster has no such job: it belongs to another cluster"
+                raise ObjectLostError(ref.id.hex(), reason=reason)
             batch = self._following.cancel(ref.id, force=force)
             self._settle_futures()
         self._peers.send(m.Look((batch,)))
 
-    def escape(self, identifier: bytes) -> None:
+    def escape(self, identifier: bytes, *, unseen: bool) -> None:
         """A ref leaves the process: store the batch that makes its value."""
         with self._lock:
             self._buffer.flush_for(identifier)
+            if unseen and self._lifetimes is not None:
+                self._lifetimes.pin(identifier[: ids.BATCH_ID_BYTES])
 
     def anchor(self, identifier: bytes) -> Anchor | None:
         """What refs to this id's batch keep alive."""
-        if ids.index_of(identifier) == ids.PUT_INDEX:
+        if ids.index_of(identifier) == ids.PUT_INDEX and self._lifetimes is None:
             return None
         with self._lock:
-            return self._following.anchor(identifier[: ids.BATCH_ID_BYTES])
+            anchor = self._following.anchor(identifier[: ids.BATCH_ID_BYTES])
+            anchor.again.add(identifier)
+        return anchor
+
+    def describe(self, identifier: bytes) -> str:
+        """What is known here of a value."""
+        if self.settings.ephemeral and ids.job_of(identifier) != self.job.id:
+            # No other job was ever here.
+            return "closed cluster"
+        return describe(self._following.results, identifier)
+
+    def counts(self) -> Counts:
+        """How far the tasks are that were submitted here and to which there are refs."""
+        with self._lock:
+            self._flush_what_fits()
+            self._last_anchor = None
+            self._following.drop_unused()
+            return count(self._following)
 
     def nodes(self) -> list[dict[str, Any]]:
         """Read the agents' heartbeats."""
@@ -289,23 +385,59 @@ class DriverClient:
         )
 
     def _store_batch(self, name: QueueName, batch: Batch) -> None:
-        self._following.submitted(name, batch)
-        drive(self.store, claims.submit(name, batch))
+        self._last_anchor = None
+        adding = self._buffer.adding_to == name.batch
+        self._following.submitted(name, batch, adding=adding)
+        try:
+            with _full_for_users(f"{len(batch.tasks)} calls of {batch.shapes[0].name}"):
+                drive(self.store, claims.submit(name, batch))
+        except ObjectStoreFullError:
+            self._following.not_submitted(name.batch)
+            raise
         self._peers.send(m.Ring((name,)))
 
     # -- waiting -----------------------------------------------------------------------------
+
+    def _flush_for(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> None:
+        """Store all calls. That there is no room for some concerns only who waits for those."""
+        waited_s = 0.0
+        while True:
+            with self._lock:
+                try:
+                    self._buffer.flush()
+                except ObjectStoreFullError:
+                    units = {ref.id[: ids.BATCH_ID_BYTES] for ref in refs}
+                    concerns = any(self._buffer.is_open(unit) for unit in units)
+                    if not concerns or (timeout_s is not None and waited_s >= timeout_s):
+                        return
+                    if waited_s >= ROOM_S:
+                        raise
+                except StoreError as error:
+                    if self._hopeless:
+                        raise RaySystemError(self._hopeless) from error
+                    raise
+                else:
+                    return
+            # What runs may end, and make room.
+            self._listen(ROOM_LOOK_S)
+            waited_s += ROOM_LOOK_S
+
+    def _flush_what_fits(self) -> None:
+        """Store calls; whoever waits for those that there is no room for is told so."""
+        with contextlib.suppress(ObjectStoreFullError):
+            self._buffer.flush()
 
     def _await(
         self, refs: Sequence[ObjectRef[Any]], num_returns: int | None, timeout_s: float | None
     ) -> list[Word | None]:
         """Wait for `num_returns` outcomes (None: for all, or the first error)."""
         find = self._find
+        self._flush_for(refs, timeout_s)
         with self._lock:
-            self._buffer.flush()
             words = [find(ref.id) for ref in refs]
             pending = [position for position, word in enumerate(words) if word is None]
             for position in pending:
-                self._following.follow(refs[position].id)
+                self._follow(refs[position].id)
         if not pending:
             return words
 
@@ -329,27 +461,34 @@ class DriverClient:
         if self._following.restless:
             # Also when there is no time to wait: what ended long ago is ready.
             self._look_around()
-        if not enough() and not self._pump.run_until(enough, deadline_s) and self.closed:
-            raise RaySystemError(_LEFT)
+        if not enough():
+            self._listen_until(enough, deadline_s, (refs, len(pending), num_returns))
         return words
 
-    def _outcome(self, identifier: bytes, word: Word) -> Outcome:
-        verb, payload = int(word.verb), b""
-        if word.verb is Verb.DONE:
-            payload = word.values[ids.return_of(identifier)]
-        elif word.verb is Verb.FAILED:
-            payload = word.values[0]
-        key = codec.stored_key(payload)
-        if key is not None:
-            path = self.store.path(key)
-            if path is not None:
-                payload = codec.local(str(path))
-            else:
-                body = self.store.get(key)
-                if body is None:
-                    raise ObjectLostError(identifier.hex(), reason=f"{key} is not in the store")
-                payload = body[HEADER_BYTES:]
-        return Outcome(verb, payload, identifier)
+    def _listen_until(
+        self,
+        enough: Callable[[], bool],
+        deadline_s: float | None,
+        wait: tuple[Sequence[ObjectRef[Any]], int, int | None],
+    ) -> None:
+        try:
+            self._progress.begin(*wait)
+            over = self._pump.run_until(lambda: enough() or bool(self._hopeless), deadline_s)
+            if self._hopeless and not enough():
+                raise RaySystemError(self._hopeless)
+            if not over and self.closed:
+                raise RaySystemError(_LEFT)
+        finally:
+            self._progress.end()
+
+    def _follow(self, identifier: bytes) -> None:
+        """Somebody waits for a value: follow its batch, if that is still there."""
+        batch = identifier[: ids.BATCH_ID_BYTES]
+        lifetimes = self._lifetimes
+        if lifetimes is None or lifetimes.is_born(batch) or not batch.startswith(self._prefix):
+            self._following.follow(identifier)
+        else:
+            self._following.lose(batch, _FREED)
 
     # -- listening ---------------------------------------------------------------------------
 
@@ -360,19 +499,40 @@ class DriverClient:
             # Something is waited for that may have ended before anybody listened for hints.
             self._look_around()
             timeout_s = 0.0
-        messages = self._peers.wait(min(timeout_s, look_s))
-        if messages:
+        # What Ctrl-C has kept from being handled comes first: much is said only once.
+        self._heard += self._peers.wait(0.0 if self._heard else min(timeout_s, look_s))
+        if self._heard:
             with self._lock:
-                for peer, message in messages:
-                    self._handle(peer, message)
+                self._handle_all()
         if time.monotonic() - self._looked_s > look_s:
             self._look_around()
+
+    def _listen(self, seconds: float) -> None:
+        """Take in what agents say, for so long."""
+        self._pump.run_until(lambda: False, time.monotonic() + seconds)
+
+    def _handle_all(self) -> None:
+        heard = self._heard
+        while heard:
+            first = heard[0]
+            try:
+                self._handle(*first)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                heard.popleft()
+                raise
+            # Unless a signal handler that waits has done so.
+            if heard and heard[0] is first:
+                heard.popleft()
 
     def _handle(self, peer: Peer, message: m.Message) -> None:
         if isinstance(message, m.Published):
             news = self._following.published(message.batch, message.next, message.entry)
             if news and self._futures:
                 self._settle_futures()
+            if self._lifetimes is not None:
+                self._lifetimes.published(message)
         elif isinstance(message, m.Printed):
             self._printer.take(message.lines)
         elif isinstance(message, m.Greeting):
@@ -380,6 +540,10 @@ class DriverClient:
             self._count_slots(message)
         elif isinstance(message, m.Answer):
             self._answers[len(self._answers)] = message.payload
+        elif isinstance(message, m.Unschedulable):
+            self._misfits.take(message)
+        elif self._lifetimes is not None:
+            self._lifetimes.hear(message)
 
     def _count_slots(self, greeting: m.Greeting) -> None:
         slots = max(1, greeting.total.get("CPU", 0) // UNIT)
@@ -394,9 +558,12 @@ class DriverClient:
             word = self._find(identifier)
             if word is None:
                 continue
-            outcome = self._outcome(identifier, word)
-            for _, future in self._futures.pop(identifier):
-                self._settler.settle(future, outcome)
+            try:
+                outcome = outcome_of(self.store, identifier, word)
+            except ObjectLostError as lost:
+                outcome = Outcome(Verb.FAILED, error_payload(lost), identifier)
+            for ref, future in self._futures.pop(identifier):
+                self._settler.settle(future, outcome, ref)
         if not self._futures:
             self._pump.eager = False
 
@@ -422,6 +589,9 @@ class DriverClient:
         """An agent hung up: what it held will be taken over; look around soon."""
         self._looked_s = 0.0
         self._peers_s = 0.0
+        if self._lifetimes is not None:
+            with self._lock:
+                self._lifetimes.agent_lost()
         if self._on_agent_lost is not None and not self.closed:
             self._on_agent_lost(peer.address, peer.greeting.agent if peer.greeting else "")
 
@@ -429,15 +599,25 @@ class DriverClient:
 
     def _tick(self) -> bool:
         """Store buffers that have stopped growing or waited long; whether more is to come."""
-        if self._following.has_unused:
-            with self._lock:
-                self._following.drop_unused()
+        if self._progress.active:
+            self._progress.look()
+        if self._freeing.due:
+            self._freeing.free()
         if not self._lock.acquire(blocking=False):
             return True
         try:
             waiting = len(self._buffer)
             if self._linger.is_over(waiting):
-                self._buffer.flush()
+                self._flush_what_fits()
             return bool(waiting or self._futures)
         finally:
             self._lock.release()
+
+
+@contextlib.contextmanager
+def _full_for_users(what: str) -> Iterator[None]:
+    """Let a full store say what it is full for, in the words of users."""
+    try:
+        yield
+    except StoreFullError as full:
+        raise ObjectStoreFullError(f"{what} cannot be stored: {full}") from None

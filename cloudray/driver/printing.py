@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from cloudray import configuration
 from cloudray.protocol.messages import Line
 
 #: Lines that differ only in words with numbers are folded when several processes print them
@@ -31,15 +31,15 @@ class Printer:
     """Prints lines, whole, from any thread.
 
     Folds as Ray does: a line is known by its words without digits; one that only a single
-    process has printed is not folded, nor one that has no such words. `RAY_DEDUP_LOGS=0` turns
-    folding off.
+    process has printed is not folded, nor one that has no such words. The setting `dedup_logs`
+    turns folding off.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._repeated: dict[tuple[bool, str], _Repeated] = {}
-        self._fold = os.environ.get("RAY_DEDUP_LOGS") != "0"
+        self._fold = configuration.current().dedup_logs
 
     def take(self, lines: tuple[Line, ...]) -> None:
         """Print lines, or fold them into what other processes have printed."""

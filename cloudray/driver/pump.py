@@ -3,14 +3,22 @@
 Handing a message from a listening thread to a waiting one costs more than a tiny task does, so
 whoever waits listens itself. The background thread listens only while nobody waits, and sees to
 what must happen even then: buffers that are due, lines to print, futures.
+
+Ctrl-C may come at any moment, and the driver is to be usable afterwards. So nothing here takes a
+lock but with `with`, and only locks that are written in C: those in `threading.Condition` and
+`Event` may stay taken when Ctrl-C comes as they are entered or left.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
+
+_Bell = queue.SimpleQueue[None]
 
 _log = logging.getLogger(__name__)
 
@@ -36,20 +44,23 @@ class Pump:
         turn: Callable[[float], None],
         tick: Callable[[], bool],
         wake: Callable[[], None],
-        changed: threading.Condition,
     ) -> None:
         self._turn = turn
         self._tick = tick
         self._wake = wake
-        self._changed = changed
-        self._leading = threading.Lock()
-        self._waiting = 0
+        self._choosing = threading.Lock()
+        #: the thread that is in `turn`; 0 for none. No lock says so, as this can be put right later
+        self._leader = 0
+        #: by thread that waits for another one's turn to end, where it hears of that
+        self._followers: dict[int, _Bell] = {}
+        #: the threads that wait
+        self._waiting: set[int] = set()
         #: the background thread is in `turn`, or asleep: a submission must wake it
         self.quiet = False
         #: somebody waits for a future: listen even while nobody waits for a value
         self.eager = False
         self._closed = False
-        self._stirred = threading.Event()
+        self._stirred: _Bell = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=self._background, name="cloudray-driver", daemon=True
         )
@@ -58,51 +69,73 @@ class Pump:
     def stir(self) -> None:
         """Something was submitted while all was quiet, or somebody waits for a future."""
         self.quiet = False
-        self._stirred.set()
+        self._stirred.put(None)
         self._wake()
 
     def run_until(self, ready: Callable[[], bool], deadline_s: float | None) -> bool:
         """Listen until `ready`; False when the deadline (monotonic) or `close` came first."""
-        self._waiting += 1
+        me = threading.get_ident()
+        # A signal handler may wait, inside a turn of its own thread.
+        leads_already = self._leader == me
         try:
+            self._waiting.add(me)
             while not ready():
                 if self._closed:
                     return False
                 left_s = 3600.0 if deadline_s is None else deadline_s - time.monotonic()
                 if left_s <= 0:
                     return False
-                if self._leading.acquire(blocking=False):
+                if leads_already or self._lead(me):
                     try:
                         self._turn(left_s)
                     finally:
-                        self._leading.release()
-                    with self._changed:
-                        self._changed.notify_all()
+                        if not leads_already:
+                            self._leader = 0
+                    self.tell_followers()
                     continue
                 if self.quiet or self.eager:
                     self.stir()
-                with self._changed:
-                    if not ready():
-                        self._changed.wait(min(left_s, _TURN_S))
+                bell = self._followers.setdefault(me, queue.SimpleQueue())
+                if not ready():
+                    _listen(bell, min(left_s, _TURN_S))
             return True
         finally:
-            self._waiting -= 1
+            self._waiting.discard(me)
+            self._followers.pop(me, None)
+            if not leads_already and self._leader == me:
+                self._leader = 0
+
+    def tell_followers(self) -> None:
+        """Something came: whoever waits while another thread listens looks whether it is his."""
+        if self._followers:
+            for bell in list(self._followers.values()):
+                bell.put(None)
+
+    def _lead(self, me: int) -> bool:
+        """Become the one that listens, unless another thread does."""
+        with self._choosing:
+            if self._leader or self._closed:
+                return False
+            self._leader = me
+            return True
 
     def close(self) -> None:
         """End the background thread, and every `run_until`; nobody listens afterwards."""
-        self._closed = True
-        self._stirred.set()
+        with self._choosing:
+            self._closed = True
+        self._stirred.put(None)
         self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        me = threading.get_ident()
+        bell = self._followers.setdefault(me, queue.SimpleQueue())
         # Whoever is in `turn` was woken and leaves; nobody gets in any more.
-        self._leading.acquire()
-        with self._changed:
-            self._changed.notify_all()
+        while self._leader not in (0, me):
+            _listen(bell, _TURN_S)
+        self.tell_followers()
 
     def _rest(self, timeout_s: float) -> None:
-        if self._stirred.wait(timeout_s):
-            self._stirred.clear()
+        _listen(self._stirred, timeout_s)
 
     def _background(self) -> None:
         self._busy_s = time.monotonic()
@@ -128,13 +161,20 @@ class Pump:
             self.quiet = quiet = False
         if not quiet and not self.eager:
             self._rest(_TICK_S)
-        if self._leading.acquire(blocking=False):
+        if self._lead(threading.get_ident()):
             try:
                 self._turn(1.0 if quiet else _TICK_S if self.eager else 0.0)
             finally:
                 self.quiet = False
-                self._leading.release()
-            with self._changed:
-                self._changed.notify_all()
+                self._leader = 0
+            self.tell_followers()
         else:
             self._rest(_TICK_S)
+
+
+def _listen(bell: _Bell, timeout_s: float) -> None:
+    """Wait until a bell is rung, or the time is up; all that was rung before counts once."""
+    with contextlib.suppress(queue.Empty):
+        bell.get(timeout=timeout_s)
+        while True:
+            bell.get_nowait()

@@ -38,6 +38,7 @@ from cloudray.exceptions import (
     RpcError,
     RuntimeEnvSetupError,
     TaskCancelledError,
+    TaskTimeoutError,
     TaskUnschedulableError,
     UnserializableException,
     WorkerCrashedError,
@@ -249,6 +250,7 @@ def test_the_tree_at_the_top_of_the_module_is_the_truth() -> None:
     ("error_class", "also"),
     [
         (GetTimeoutError, TimeoutError),
+        (TaskTimeoutError, TimeoutError),
         (RayChannelTimeoutError, TimeoutError),
         (ReferenceCountingAssertionError, AssertionError),
         (ActorAlreadyExistsError, ValueError),
@@ -309,6 +311,15 @@ FULL: list[RayError] = [
     RpcError("lost", 14),
     RayChannelTimeoutError("slow"),
     ReferenceCountingAssertionError("0a"),
+    TaskTimeoutError(
+        task_name="f",
+        task_id="0v",
+        timeout_s=1.5,
+        attempt=2,
+        max_attempts=4,
+        killed=True,
+        traceback_str="KeyboardInterrupt",
+    ),
 ]
 
 
@@ -367,6 +378,12 @@ def test_a_crash_without_limit_of_attempts_names_the_attempt_only() -> None:
     assert "attempt 7\n" in f"{WorkerCrashedError(attempt=7, max_attempts=-1)}\n"
 
 
+def test_a_task_out_of_time_tells_which_its_limit_and_where_it_was() -> None:
+    text = str(FULL[-1])
+    for part in ("Task f (0v)", "timeout_s=1.5", "attempt 2 of 4", "killed", "KeyboardInterrupt"):
+        assert part in text
+
+
 def test_a_lost_object_tells_since_when() -> None:
     error = ObjectLostError("0a1b", date=datetime(2026, 1, 2, 3, 4, tzinfo=UTC), reason="deleted")
     assert "0a1b is lost: deleted on 2026-01-02 03:04 UTC" in str(error)
@@ -378,8 +395,17 @@ def test_a_lost_object_has_a_reason_by_its_class() -> None:
 
 def test_a_timeout_names_a_few_of_many() -> None:
     error = GetTimeoutError(pending=[f"f{number}" for number in range(9)])
-    assert "These 9 were pending: f0, f1, f2, f3, f4 and 4 more" in str(error)
+    assert str(error).splitlines()[1:] == [
+        "These 9 were pending:",
+        *(f"  f{number}" for number in range(5)),
+        "  and 4 more",
+    ]
     assert len(error.pending) == 9
+
+
+def test_a_timeout_may_be_about_one() -> None:
+    error = GetTimeoutError(pending=["f (0v): running"], timeout_s=2.0)
+    assert str(error).splitlines()[1:] == ["After 2 s this was pending:", "  f (0v): running"]
 
 
 def test_an_actor_whose_constructor_raised_says_what() -> None:
@@ -583,7 +609,7 @@ def test_an_exception_class_of_the_main_script_is_the_drivers_own_when_it_return
 def test_a_cause_that_cannot_be_pickled_is_replaced_and_the_traceback_kept() -> None:
     arrived = by_pickle(as_raised(WithLock()))
     assert isinstance(arrived, UnserializableException)
-    assert "WithLock: TypeError: cannot pickle '_thread.lock' object" in str(arrived)
+    assert "pickling it raised TypeError: cannot pickle '_thread.lock' object" in str(arrived)
     assert "WithLock: locked" in str(arrived)
 
 

@@ -13,13 +13,16 @@ from cloudray.driver.client import DriverClient
 from cloudray.exceptions import (
     GetTimeoutError,
     ObjectLostError,
+    ObjectStoreFullError,
     RaySystemError,
     TaskCancelledError,
 )
+from cloudray.protocol import messages as m
 from cloudray.protocol.buffer import Prepared
 from cloudray.protocol.records import Batch, Entry, Verb, Word, seal, unseal
 from cloudray.refs import ObjectRef
 from cloudray.store import Counting, Create, Get, Ledger, MemoryStore, Op, Put, Reliable, layout
+from cloudray.store.base import StoreFullError
 from cloudray.store.layout import claim_of
 from cloudray.values import codec
 from cloudray.values.outcomes import error_payload
@@ -143,7 +146,7 @@ def test_but_not_for_long(client: DriverClient, store: Watched) -> None:
     [
         lambda client, ref: client.wait([ref], 1, 0),
         lambda client, ref: client.future(ref),
-        lambda client, ref: client.escape(ref.id),
+        lambda client, ref: client.escape(ref.id, unseen=False),
         lambda client, ref: client.cancel(ref, force=False, recursive=True),
     ],
     ids=["wait", "future", "escape", "cancel"],
@@ -162,12 +165,12 @@ def test_an_escaping_ref_takes_no_other_batch_along(client: DriverClient, store:
     with client._lock:
         ref = submit(client)
         submit(client, other)
-        client.escape(ref.id)
+        client.escape(ref.id, unseen=False)
         assert len(queued(store)) == 1
 
 
 def test_a_value_of_somebody_else_can_escape(client: DriverClient) -> None:
-    client.escape(ids.object_id(STRANGE_ID, 0))
+    client.escape(ids.object_id(STRANGE_ID, 0), unseen=True)
 
 
 def test_a_call_has_as_many_refs_as_values(client: DriverClient) -> None:
@@ -242,7 +245,7 @@ def test_when_the_time_is_up_what_is_missing_is_named(client: DriverClient) -> N
     ref = submit(client)
     with pytest.raises(GetTimeoutError) as raised:
         client.get([ref], 0.0)
-    assert raised.value.pending == (repr(ref),)
+    assert raised.value.pending == (f"{ids.short(ref.id)}: pending",)
 
 
 def test_a_value_of_another_driver_is_found(client: DriverClient, store: Watched) -> None:
@@ -269,13 +272,13 @@ def test_a_task_that_was_cancelled_says_so(client: DriverClient) -> None:
 
 def test_a_value_that_was_put_can_be_got(client: DriverClient) -> None:
     serialized = codec.dumps({"a": [1, 2]})
-    identifier = client.store_value(serialized.parts)
-    assert client.get([ObjectRef(identifier)], None) == [{"a": [1, 2]}]
+    ref = client.store_value(serialized.parts, ())
+    assert client.get([ref], None) == [{"a": [1, 2]}]
 
 
 def test_each_has_an_id_of_its_own(client: DriverClient) -> None:
     parts = codec.dumps(1).parts
-    assert client.store_value(parts) != client.store_value(parts)
+    assert client.store_value(parts, ()) != client.store_value(parts, ())
 
 
 def test_one_that_is_gone_is_lost(client: DriverClient) -> None:
@@ -285,7 +288,7 @@ def test_one_that_is_gone_is_lost(client: DriverClient) -> None:
 
 
 def test_refs_to_values_that_were_put_keep_nothing_alive(client: DriverClient) -> None:
-    assert client.anchor(client.store_value(codec.dumps(1).parts)) is None
+    assert client.store_value(codec.dumps(1).parts, ()).anchor is None
 
 
 # -- waiting -------------------------------------------------------------------------------
@@ -336,7 +339,7 @@ def test_a_future_ends_while_nobody_waits(client: DriverClient, store: Watched) 
 
 
 def test_a_future_of_a_value_that_is_there_has_ended(client: DriverClient) -> None:
-    ref: ObjectRef[Any] = ObjectRef(client.store_value(codec.dumps(1).parts))
+    ref = client.store_value(codec.dumps(1).parts, ())
     assert client.future(ref).done()
 
 
@@ -457,3 +460,59 @@ def test_a_wait_for_nothing_ends_at_once(client: DriverClient, ledger: Ledger) -
     assert client.get([], None) == []
     assert client.wait([], 0, None) == ([], [])
     assert ledger == Ledger()
+
+
+def test_a_future_of_a_value_that_its_task_did_not_return_says_so(
+    client: DriverClient, store: Watched
+) -> None:
+    ref = submit(client)
+    missing: ObjectRef[Any] = ObjectRef(ref.id[:-1] + b"\7", ref.anchor)
+    futures = [client.future(missing), client.future(ref)]
+    write(store, ref.id, done(0, "here"))
+    assert futures[1].result(LIMIT_S) == "here"
+    with pytest.raises(ObjectLostError, match="its task returned 1 values"):
+        futures[0].result(LIMIT_S)
+
+
+def test_a_batch_that_finds_no_room_is_not_followed(client: DriverClient, store: Watched) -> None:
+    def refuse() -> None:
+        raise StoreFullError("full")
+
+    store.when(lambda op: isinstance(op, Create), refuse)
+    once = Prepared(shape_of(max_retries=0), "py311-cpu1-m0", 5, once=True)
+    with pytest.raises(ObjectStoreFullError):
+        submit(client, once)
+    following = client._following
+    assert not following.names
+    assert not following.results.journals
+    assert not following._open
+    assert client.get([submit_done(client, store, once)], LIMIT_S) == ["here"]
+
+
+def submit_done(client: DriverClient, store: Watched, call: Prepared) -> ObjectRef[Any]:
+    ref: ObjectRef[Any] = submit(client, call)
+    write(store, ref.id, done(0, "here"))
+    return ref
+
+
+def test_a_message_that_ctrl_c_kept_from_being_handled_is_handled_later(
+    client: DriverClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled: list[m.Message] = []
+    first, second = m.Left("first"), m.Left("second")
+    peer: Any = None
+    heard = iter([[(peer, first), (peer, second)]])
+
+    def handle(_: object, message: m.Message) -> None:
+        if message is first and not tried:
+            tried.append(message)
+            raise KeyboardInterrupt
+        handled.append(message)
+
+    tried: list[m.Message] = []
+    monkeypatch.setattr(client._peers, "wait", lambda _: next(heard, []))
+    monkeypatch.setattr(client, "_handle", handle)
+    with pytest.raises(KeyboardInterrupt):
+        client._turn(0.0)
+    client._turn(0.0)
+    assert handled == [first, second]

@@ -234,3 +234,23 @@ def test_an_agent_that_accepts_nobody_blocks_nobody(peers: Peers, make_agent: Ma
     while peers.connect(agent.address) is not None:
         pass
     assert peers.connect(agent.address) is None
+
+
+def test_the_last_messages_are_heard_to_their_end(peers: Peers, agent: Agent) -> None:
+    """More than one read takes in, and more than a socket holds."""
+    peers.connect(agent.address)
+    assert agent.connection.fileno() >= 0
+    talking = threading.Thread(target=agent.say, args=(LARGE, m.Leave()))
+    talking.start()
+    while not (first := peers.wait(LIMIT_S)) and not any(
+        peer.halfway for peer in peers._by_descriptor.values()
+    ):
+        pass
+    assert first == []
+    assert list(peers.last_messages(LIMIT_S)) == [LARGE, m.Leave()]
+    talking.join()
+
+
+def test_where_nothing_comes_the_last_messages_are_none(peers: Peers, agent: Agent) -> None:
+    peers.connect(agent.address)
+    assert list(peers.last_messages(LIMIT_S)) == []

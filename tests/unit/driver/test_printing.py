@@ -29,8 +29,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def printer(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Printer:
-    monkeypatch.delenv("RAY_DEDUP_LOGS", raising=False)
+def printer(clock: Clock) -> Printer:
     return Printer(clock)
 
 
@@ -163,8 +162,8 @@ def test_what_is_folded_is_told_at_the_end(printer: Printer, shown: Shown) -> No
 
 
 def test_folding_can_be_turned_off(
-    clock: Clock, shown: Shown, monkeypatch: pytest.MonkeyPatch
+    clock: Clock, shown: Shown, configure: Callable[..., None]
 ) -> None:
-    monkeypatch.setenv("RAY_DEDUP_LOGS", "0")
+    configure(dedup_logs=False)
     Printer(clock).take(tuple(line("loading", pid) for pid in (1, 2, 3)))
     assert len(shown()) == 3

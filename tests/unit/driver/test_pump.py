@@ -17,7 +17,6 @@ class Station:
     """What a pump listens to: the test says when something comes."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition(threading.RLock())
         self._news: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         #: the names of the threads that were ever in `turn`
         self.listeners: list[str] = []
@@ -65,7 +64,7 @@ def station() -> Station:
 
 @pytest.fixture
 def pump(station: Station) -> Iterator[Pump]:
-    pump = Pump(station.turn, station.tick, station.wake, station.changed)
+    pump = Pump(station.turn, station.tick, station.wake)
     yield pump
     station.free.set()
     pump.close()
@@ -183,7 +182,7 @@ def fail() -> None:
 
 def test_an_error_of_the_listener_reaches_who_waits(station: Station) -> None:
     station.free.clear()
-    pump = Pump(station.turn, station.tick, station.wake, station.changed)
+    pump = Pump(station.turn, station.tick, station.wake)
     station.say(fail)
     with pytest.raises(ValueError, match="no news"):
         pump.run_until(lambda: False, soon_s())
@@ -209,7 +208,7 @@ def test_an_error_in_the_background_does_not_end_it(
 
 
 def test_closing_ends_every_wait(station: Station) -> None:
-    pump = Pump(station.turn, station.tick, station.wake, station.changed)
+    pump = Pump(station.turn, station.tick, station.wake)
     ended: list[bool] = []
     waiters = [
         in_thread(lambda: ended.append(pump.run_until(lambda: False, soon_s())), f"waiter-{n}")

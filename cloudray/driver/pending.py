@@ -1,0 +1,205 @@
+"""Why a value is not there yet, for the error of a `get` whose time is up.
+
+What this process knows already is told at once; the task's name, its demand and its arguments
+stand in the queue, and what the cluster has in its agents' heartbeats. These are read only now,
+for few tasks, and not again and again for somebody who asks every few milliseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cloudray import ids
+from cloudray.driver.describing import amount, describe, final_word, quantity
+from cloudray.driver.following import Following
+from cloudray.protocol.demand import Demand, fits
+from cloudray.protocol.nodes import heartbeats
+from cloudray.protocol.records import Batch, Claim, Heartbeat, Shape, Task, Verb, unseal
+from cloudray.protocol.results import Results
+from cloudray.protocol.sharing import at
+from cloudray.refs import ObjectRef
+from cloudray.store import Store, drive
+from cloudray.store.layout import claim_of
+
+_log = logging.getLogger(__name__)
+
+#: So many values are explained; the others are only named.
+EXPLAINED = 5
+#: The store is read for an explanation at most so often.
+_INTERVAL_S = 1.0
+#: A store that takes longer to answer is not waited for.
+_PATIENCE_S = 2.0
+
+
+class Pending:
+    """Explains what is pending. Reads the store; changes nothing."""
+
+    def __init__(
+        self, store: Store, following: Following, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._following = following
+        self._clock = clock
+        self._read_s = float("-inf")
+
+    def explain(self, refs: Sequence[ObjectRef[Any]], timeout_s: float) -> list[str]:
+        """One line per ref, in their order: which task it is, and what that waits for."""
+        lines = [
+            f"{ids.short(ref.id)}: {describe(self._following.results, ref.id)}" for ref in refs
+        ]
+        now_s = self._clock()
+        # Who has no time to wait is polling, and pays for no answer but yes or no.
+        if timeout_s > 0 and now_s - self._read_s >= _INTERVAL_S:
+            self._read_s = now_s
+            few = [ref.id for ref in refs[:EXPLAINED]]
+            lines[: len(few)] = self._read(few) or lines[: len(few)]
+        return lines
+
+    def _read(self, identifiers: list[bytes]) -> list[str]:
+        if self._store.inline:
+            return self._explanations(identifiers)
+        found: list[str] = []
+        # A store that does not answer must not make a time limit meaningless.
+        thread = threading.Thread(
+            target=lambda: found.extend(self._explanations(identifiers)),
+            name="cloudray-explain",
+            daemon=True,
+        )
+        thread.start()
+        thread.join(_PATIENCE_S)
+        return list(found)
+
+    def _explanations(self, identifiers: list[bytes]) -> list[str]:
+        reading = _Reading(self._store, self._following, self._clock())
+        try:
+            return [reading.explain(identifier) for identifier in identifiers]
+        except Exception:  # noqa: BLE001 - a store may fail in any way; the time is up all the same
+            _log.debug("what is pending could not be explained", exc_info=True)
+            return []
+
+
+class _Reading:
+    """What was read for one error."""
+
+    def __init__(self, store: Store, following: Following, now_s: float) -> None:
+        self._store = store
+        self._following = following
+        self._results: Results = following.results
+        self._now_s = now_s
+        self._batches: dict[bytes, Batch | None] = {}
+        self._beats: list[Heartbeat] | None = None
+
+    def explain(self, identifier: bytes) -> str:
+        known = self._task_of(identifier)
+        name = ids.short(identifier)
+        if known is not None:
+            name = f"{known[1].name} ({name})"
+        return f"{name}: {self._why(identifier, known)}"
+
+    def _why(self, identifier: bytes, known: tuple[Task, Shape] | None) -> str:
+        word, runs = final_word(self._results, identifier)
+        if word is not None:
+            return describe(self._results, identifier)
+        if runs:
+            return self._where_it_runs(identifier)
+        if known is None:
+            return "pending"
+        task, shape = known
+        return self._argument_of(task) or self._why_queued(shape.demand)
+
+    def _where_it_runs(self, identifier: bytes) -> str:
+        batch, index = _place(self._results, identifier)
+        text = "running"
+        since_s = self._following.started_s.get(batch, {}).get(index)
+        if since_s is not None:
+            text += f" for {max(0.0, self._now_s - since_s):.0f} s"
+        name = self._following.names.get(batch)
+        if name is not None:
+            claim = self._results.journals[batch].started[index][-1][0]
+            key = claim_of(name.stem, claim)
+            body = self._store.get(key)
+            agent = None if body is None else unseal(Claim, body, key).agent
+            host = next((beat.host for beat in self._all_beats() if beat.agent == agent), None)
+            text += f" on {host}" if host else ""
+        return text
+
+    def _argument_of(self, task: Task) -> str | None:
+        """The first argument that a task lacks."""
+        for identifier in task.depends_on:
+            word, runs = final_word(self._results, identifier)
+            if word is not None or ids.index_of(identifier) == ids.PUT_INDEX:
+                continue
+            known = self._task_of(identifier)
+            name = ids.short(identifier)
+            if known is not None:
+                name = f"{known[1].name} ({name})"
+            return f"waits for its argument {name}, which is {'running' if runs else 'pending'}"
+        return None
+
+    def _why_queued(self, demand: Demand) -> str:
+        beats = self._all_beats()
+        if not beats:
+            return "queued: no agent serves this cluster"
+        if not any(fits(demand, beat.total) for beat in beats):
+            asked = ", ".join(amount(name, units) for name, units in demand.items())
+            return f"queued: it asks for {asked}, and no agent has that much ({most(beats)})"
+        if any(fits(demand, beat.free) for beat in beats):
+            return "queued: about to start"
+        busy = [
+            f"{quantity(name, total - free)} of {amount(name, total)} busy"
+            for name, units in demand.items()
+            for free, total in [_sums(name, beats)]
+            if free < units or len(beats) > 1
+        ]
+        return f"queued: no free slot ({', '.join(busy)})"
+
+    def _task_of(self, identifier: bytes) -> tuple[Task, Shape] | None:
+        batch, index = _place(self._results, identifier)
+        if batch not in self._batches:
+            self._batches[batch] = self._batch(batch)
+        found = self._batches[batch]
+        if found is None or index >= len(found.tasks):
+            return None
+        task = found.tasks[index]
+        return task, found.shapes[task.shape]
+
+    def _batch(self, identifier: bytes) -> Batch | None:
+        name = self._following.names.get(identifier)
+        if name is None:
+            return None
+        key = claim_of(name.stem, 0)
+        body = self._store.get(key)
+        return None if body is None else unseal(Batch, body, key)
+
+    def _all_beats(self) -> list[Heartbeat]:
+        if self._beats is None:
+            self._beats = drive(self._store, heartbeats())
+        return self._beats
+
+
+def _place(results: Results, identifier: bytes) -> tuple[bytes, int]:
+    """Where the next word about a value is due: its own place, or where its task was given."""
+    batch, index = identifier[: ids.BATCH_ID_BYTES], ids.index_of(identifier)
+    while True:
+        journal = results.journals.get(batch)
+        word = None if journal is None else journal.decided.get(index)
+        if word is None or word.verb is not Verb.MOVED:
+            return batch, index
+        batch, index = at(word.values[0])
+
+
+def _sums(name: str, beats: list[Heartbeat]) -> tuple[int, int]:
+    """What of a resource is free on all agents together, and what there is."""
+    free = sum(max(0, beat.free.get(name, 0)) for beat in beats)
+    return free, sum(beat.total.get(name, 0) for beat in beats)
+
+
+def most(beats: list[Heartbeat]) -> str:
+    """What the best-equipped agents have."""
+    names = dict.fromkeys(name for beat in beats for name in beat.total)
+    best = {name: max(beat.total.get(name, 0) for beat in beats) for name in names}
+    return "at most " + ", ".join(amount(name, units) for name, units in best.items() if units)
