@@ -9,7 +9,7 @@ from typing import cast
 from cloudray.protocol.messages import Message, Unpacker, pack
 
 #: Hints to a peer that has this much unread are dropped.
-_MAX_UNREAD_BYTES = 16 << 20
+MAX_UNREAD_BYTES = 16 << 20
 
 
 class Connection(asyncio.Protocol):
@@ -32,10 +32,14 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(pack(message))
 
+    @property
+    def unread_bytes(self) -> int:
+        """How much was sent that the peer has not taken yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def hint(self, message: Message) -> None:
         """Send what may be lost: dropped when the peer has long not listened."""
-        transport = self._transport
-        if transport is not None and transport.get_write_buffer_size() < _MAX_UNREAD_BYTES:
+        if self.unread_bytes < MAX_UNREAD_BYTES:
             self.send(message)
 
     def close(self) -> None:

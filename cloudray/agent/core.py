@@ -8,11 +8,12 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cloudray import ids
+from cloudray.agent.cache import Cache, Shelf
 from cloudray.agent.charity import Charity
 from cloudray.agent.discovery import Discovery
 from cloudray.agent.dispatcher import Dispatcher
@@ -20,19 +21,21 @@ from cloudray.agent.functions import Functions, Kind
 from cloudray.agent.gateway import Gateway
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
-from cloudray.agent.logs import Logs
+from cloudray.agent.logs import EPHEMERAL_BYTES, Logs
+from cloudray.agent.misfits import Misfits
 from cloudray.agent.resolver import Resolver
 from cloudray.agent.resources import Resources
 from cloudray.agent.starters import Starter
-from cloudray.agent.workers import Workers
+from cloudray.agent.workers import Worker, Workers
 from cloudray.protocol import claims
 from cloudray.protocol import messages as m
-from cloudray.protocol.demand import Demand
+from cloudray.protocol.demand import Demand, python_tag
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.nodes import list_agents, list_nodes, read_heartbeats
 from cloudray.protocol.records import Cluster, Heartbeat, seal
 from cloudray.store import Ledger, layout
-from cloudray.store.base import Delete, Put, Store
+from cloudray.store.base import Delete, Put, Store, StoreFullError
+from cloudray.store.room import Room, RoomSpec
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +61,8 @@ class Agent:
         clock: Callable[[], float],
         rng: random.Random,
         dead: tuple[str, ...] = (),
+        shelves: Sequence[Shelf] = (),
+        spill: Path | None = None,
     ) -> None:
         self.id = ids.to_text(ids.new_timed_id())
         self._store = store
@@ -65,12 +70,14 @@ class Agent:
         self._clock = clock
         self._rng = rng
         self._socket_path = socket_path
-        self._spool = spool
+        #: where executors write large values
+        self.room = store.room or Room(RoomSpec(str(spool), None if spill is None else str(spill)))
         self._host = socket.gethostname()
         self._io = io = Io(store)
         self._resources = resources = Resources(total)
         self._functions = Functions(io)
-        self._resolver = Resolver(io, rng, settings.commit_s)
+        self._cache = Cache(store, shelves)
+        self._resolver = Resolver(io, rng, settings.commit_s, self._cache)
         self._beat = 0
         self._beaten_s = clock()
         self._draining = False
@@ -85,7 +92,8 @@ class Agent:
         )
         holdings.dispatcher = dispatcher
         dispatcher.let_go = holdings.drop
-        self._logs = Logs(io, self.id, self._printed)
+        limit_bytes = EPHEMERAL_BYTES if settings.ephemeral else None
+        self._logs = Logs(io, self.id, self._printed, limit_bytes)
         dispatcher.log_folder = self._logs.folder
         dispatcher.flush_logs = self._logs.flush
         self._discovery = Discovery(
@@ -102,10 +110,20 @@ class Agent:
             lambda: m.Greeting(self.id, dict(total)),
             list_nodes,
             ledger,
+            counting=settings.ephemeral,
         )
+        dispatcher.valued = self._gateway.valued
+        dispatcher.discard = self.room.release
+        dispatcher.over = self._gateway.published
+        self._gateway.log_folder = self._logs.folder
+        self._discovery.on_finished = self._gateway.published
+        misfits = Misfits(io, self._gateway.has_driver, self._gateway.unschedulable)
+        self._discovery.on_misfit = misfits.met
         self._workers = Workers(
-            starter, spool, self._setup_of, dispatcher.run, dispatcher.gone, self._logs.line
+            starter, spool, self._setup_of, dispatcher.run, self._gone, self._logs.lines
         )
+        if self.room.spec.disk is not None:
+            self._workers.folder_when_full = Path(self.room.spec.disk)
         dispatcher.workers = self._workers
         self._gateway.workers = self._workers
 
@@ -125,6 +143,9 @@ class Agent:
         if self._dead:
             keys = tuple(layout.agent(agent) for agent in self._dead)
             await self._store.perform_async(Delete(keys))
+            # Their executors went with them, and what these had written nobody will adopt.
+            self.room.sweep_dead()
+            self.room.recount()
         loops = [
             asyncio.create_task(loop)
             for loop in (
@@ -162,6 +183,7 @@ class Agent:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._logs.close(), _LAST_WORDS_S)
         self._io.cancel()
+        self._cache.close()
         with contextlib.suppress(asyncio.CancelledError):
             await self._store.perform_async(Delete((layout.agent(self.id),)))
 
@@ -176,6 +198,8 @@ class Agent:
                     await result
             except asyncio.CancelledError:
                 raise
+            except StoreFullError as full:
+                self._io.complain(full)
             except Exception:  # noqa: BLE001 - logged, and the agent's other work goes on
                 _log.exception("an agent's regular work failed; it goes on")
             await asyncio.sleep(period_s * (0.9 + 0.2 * self._rng.random()))
@@ -193,6 +217,7 @@ class Agent:
     def _tick(self) -> None:
         self._holdings.tick()
         self._logs.flush()
+        self._gateway.catch_up(self._clock())
         self._discovery.claim()
 
     async def _scan(self) -> None:
@@ -216,6 +241,7 @@ class Agent:
             self._resources.free,
             self._draining,
             self._is_idle,
+            python_tag(),
         )
         began_s = self._clock()
         await self._store.perform_async(Put(layout.agent(self.id), seal(heartbeat)))
@@ -260,6 +286,17 @@ class Agent:
     def _published(self, journal: Journal) -> None:
         self._gateway.published(journal)
 
+    def _gone(self, worker: Worker, returncode: int) -> None:
+        self._dispatcher.gone(worker, returncode)
+        self._gateway.left(worker)
+        if worker.pid:
+            # At the end of a cluster its folders may have gone first.
+            with contextlib.suppress(OSError):
+                # What it has finished was adopted, or the word about it will never come.
+                self.room.sweep(worker.pid, finished=self._store.inline)
+                if returncode < 0:
+                    self.room.recount()
+
     def _printed(self, job: bytes, lines: tuple[m.Line, ...]) -> None:
         self._gateway.printed(job, lines)
 
@@ -269,7 +306,7 @@ class Agent:
     def _setup_of(self, kind: Kind) -> m.Setup:
         job = self._functions.job(kind.job)
         log = self._logs.folder(kind.job)
-        return m.Setup(job, kind.days, self.id, str(self._spool), log)
+        return m.Setup(job, kind.days, self.id, self.room.spec, log, self._settings.ephemeral)
 
     def _nonce(self) -> str:
         return f"{self._rng.getrandbits(64):016x}"

@@ -13,7 +13,9 @@ from cloudray.agent.functions import demands_fit
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
 from cloudray.protocol import claims, demand
-from cloudray.protocol.claims import Early, Lost, Won
+from cloudray.protocol import journal as journals
+from cloudray.protocol.claims import Early, Finished, Lost, Won
+from cloudray.protocol.journal import Journal
 from cloudray.protocol.leases import Observer
 from cloudray.protocol.records import Batch, Claim, unseal
 from cloudray.protocol.results import Results
@@ -68,6 +70,8 @@ class Discovery:
         self._candidates: dict[bytes, Candidate] = {}
         self._claiming: set[bytes] = set()
         self._unfit: set[bytes] = set()
+        #: batches that this machine cannot run
+        self._misfits: dict[bytes, QueueName] = {}
         self._fits: dict[str, tuple[bool, bool]] = {}
         #: claim key -> agent that it names
         self._holders: dict[str, str] = {}
@@ -75,6 +79,11 @@ class Discovery:
         self._watched: dict[str, dict[bytes, tuple[QueueName, int]]] = {}
         self._leftovers: dict[str, float] = {}
         self.stopped = False
+
+    #: a batch turned out to be over
+    on_finished: Callable[[Journal], None]
+    #: a batch that nobody has claimed does not fit this machine; said again at every scan
+    on_misfit: Callable[[QueueName], None]
 
     @property
     def watching(self) -> bool:
@@ -95,14 +104,30 @@ class Discovery:
 
     def _offer(self, candidate: Candidate) -> None:
         batch = candidate.name.batch
-        known = (
-            self._holdings.has(batch)
-            or batch in self._claiming
-            or batch in self._unfit
-            or not self._fit(candidate.name.klass)[0]
-        )
-        if not known:
+        if self._holdings.has(batch) or batch in self._claiming:
+            return
+        if batch in self._unfit or not self._fit(candidate.name.klass)[0]:
+            self._met_misfit(candidate.name)
+        else:
             self._candidates[batch] = candidate
+
+    def _met_misfit(self, name: QueueName) -> None:
+        self._misfits[name.batch] = name
+        self.on_misfit(name)
+
+    def look_at(self, batch: bytes) -> None:
+        """Somebody wrote into a journal: if nobody can run the batch, its tasks may be cancelled.
+
+        Then whoever claims it finds it over and says so; but this one, nobody claims.
+        """
+        name = self._misfits.get(batch)
+        if name is not None:
+            self._io.run(_retire_if_over(name), self._looked)
+
+    def _looked(self, journal: Journal) -> None:
+        if journal.complete and self._misfits.pop(journal.batch, None) is not None:
+            self._unfit.discard(journal.batch)
+            self.on_finished(journal)
 
     def _fit(self, klass: str) -> tuple[bool, bool]:
         """Whether some batch of a class may fit this machine, and whether every one does."""
@@ -159,6 +184,7 @@ class Discovery:
         if batch is None or not demands_fit(batch, self._total):
             if batch is not None:
                 self._unfit.add(name.batch)
+                self._met_misfit(name)
             return
         if only_ready and not await self._io.do(_can_start(batch)):
             return
@@ -172,6 +198,9 @@ class Discovery:
             self._holdings.take(name, outcome)
         elif isinstance(outcome, Lost):
             self._seen(name, candidate.number, outcome.agent)
+        elif isinstance(outcome, Finished):
+            # All its tasks were cancelled before anybody held it: nobody else will say so.
+            self.on_finished(outcome.journal)
         elif isinstance(outcome, Early):
             # Given back at once, under the next number; the scan finds it when it is there.
             self._candidates.pop(name.batch, None)
@@ -198,10 +227,12 @@ class Discovery:
                 break
             after = page[-1].key
         self._watched.clear()
-        for stem in sorted(entries):
-            name = layout.parse_stem(stem)
-            if name is not None and not self._holdings.has(name.batch):
-                await self._sort_in(name, last_claim.get(stem, 0))
+        found = [name for stem in sorted(entries) if (name := layout.parse_stem(stem)) is not None]
+        self._unfit &= {name.batch for name in found}
+        self._misfits.clear()
+        for name in found:
+            if not self._holdings.has(name.batch):
+                await self._sort_in(name, last_claim.get(name.stem, 0))
         await self._sweep(last_claim, entries)
         self.claim()
 
@@ -254,6 +285,14 @@ class Discovery:
         if dead:
             self.claim()
         return dead
+
+
+def _retire_if_over(name: QueueName) -> Procedure[Journal]:
+    journal = Journal(name.batch, name.size)
+    yield from journals.catch_up(journal)
+    if journal.complete:
+        yield from claims.retire(name)
+    return journal
 
 
 def _can_start(batch: Batch) -> Procedure[bool]:

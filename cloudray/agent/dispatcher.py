@@ -11,6 +11,7 @@ from cloudray import ids
 from cloudray.agent.functions import Kind
 from cloudray.agent.held import NOBODY, Death, Held, Status
 from cloudray.agent.io import Io
+from cloudray.agent.limits import Limits
 from cloudray.agent.queues import Line, Queues
 from cloudray.agent.resources import Resources
 from cloudray.agent.workers import Assigned, Worker, Workers
@@ -19,7 +20,8 @@ from cloudray.protocol import journal as journals
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import DurationBook
 from cloudray.protocol.demand import Demand
-from cloudray.protocol.failures import Crashed, Overtaken, Start, next_step
+from cloudray.protocol.failures import Crashed, Overtaken, Start, next_step, timed_out
+from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Duration, Verb, Word
 from cloudray.protocol.sharing import address
 from cloudray.store import layout
@@ -68,11 +70,16 @@ class Dispatcher:
         self._host = host
         self._queues = Queues()
         self._book = DurationBook()
+        self._limits = Limits(clock)
         self._failed_starts: dict[Kind, float] = {}
         self.workers: Workers
         #: nothing starts while this is set: the agent may have lost its leases
         self.fenced = False
         self.draining = False
+        #: removes a file that an executor has spooled
+        self.discard: Callable[[Path], None] = lambda _: None
+        #: told of a journal that was complete while calls of its batch still ran
+        self.over: Callable[[Journal], None] = lambda _: None
         #: calls that could not be announced; they are tried again at the next look
         self._refused: list[tuple[Worker, int]] = []
 
@@ -229,8 +236,8 @@ class Dispatcher:
                 held.permitted[index] = assigned.attempt
                 worker.send(m.Run((call,)))
                 return
-            worker.tickets.pop(call.ticket, None)
-            worker.queued_us -= assigned.estimated_us
+            worker.release(call.ticket)
+            self._consider_over(held)
             if index not in held.journal.decided and not held.dropped:
                 # Only a task with `max_retries=0` can find that another's STARTED came first.
                 self._may_start(held, index)
@@ -251,7 +258,10 @@ class Dispatcher:
         if not worker.tickets:
             worker.progress_s = self._clock()
         worker.tickets[ticket] = assigned
+        held.out += 1
         worker.queued_us += assigned.estimated_us
+        if assigned.known.shape.timeout_s:
+            self._limits.watch(worker, ticket, assigned)
         return m.Call(
             ticket,
             number,
@@ -271,27 +281,35 @@ class Dispatcher:
         worker.leaving = worker.leaving or message.leaving
         touched: set[Held] = set()
         for outcome in message.outcomes:
-            assigned = worker.tickets.pop(outcome.ticket, None)
+            assigned = worker.release(outcome.ticket)
             if assigned is None:
                 continue
-            worker.queued_us -= assigned.estimated_us
             held, index = assigned.held, assigned.index
             function = assigned.known.shape.function
             held.measure(function, 1, outcome.duration_us)
             self._book.note(Duration(function, 1, outcome.duration_us))
             if held.dropped or held.status[index] is not Status.RUNNING:
+                self._discard(outcome.values)
+                self._consider_over(held)
+                continue
+            if assigned.expired and _is_late(outcome, assigned):
+                self._discard(outcome.values)
+                self._timed_out(held, index, assigned)
                 continue
             if outcome.verb == Verb.CANCELLED or (
                 outcome.retryable and self._may_retry(held, index, assigned)
             ):
                 # An interrupt that hit a call nobody cancelled counts as one that did not run.
-                held.attempts[index] = assigned.attempt + 1
-                held.running.pop(index, None)
-                self.ready(held, index)
+                self._discard(outcome.values)
+                self._again(held, index, assigned)
                 continue
-            word = Word(
-                index, Verb(outcome.verb), outcome.values, assigned.attempt, outcome.contains
-            )
+            failed_late = assigned.expired and outcome.verb == Verb.FAILED
+            # What an attempt has submitted that ran out of time goes with it.
+            attempt = NOBODY if failed_late else assigned.attempt
+            word = Word(index, Verb(outcome.verb), outcome.values, attempt, outcome.contains)
+            if outcome.contains:
+                # Before anything that this executor lets go of next: it may be one of these.
+                self.valued(held.batch.id, outcome.contains, ())
             if any(codec.local_path(value) for value in outcome.values):
                 self._io.run(
                     place(word, held.batch.id, self._nonce()),
@@ -307,12 +325,51 @@ class Dispatcher:
         self.run()
 
     def _placed(self, held: Held, word: Word) -> None:
+        batch = held.batch.id
+        objects = tuple(
+            (ids.object_id(batch, word.index, number), key)
+            for number, value in enumerate(word.values)
+            if (key := codec.stored_key(value)) is not None
+        )
+        if objects:
+            self.valued(batch, (), objects)
         held.say(word)
         self._publish(held)
 
+    def _discard(self, values: tuple[bytes, ...]) -> None:
+        """Nobody will ask for these: remove the files of those that were spooled."""
+        for value in values:
+            path = codec.local_path(value)
+            if path is not None:
+                self.discard(Path(path))
+
+    def _consider_over(self, held: Held) -> None:
+        """Say that a batch is over, if it was for all but the call that has come back just now."""
+        if held.dropped and not held.out and held.journal.complete:
+            self.over(held.journal)
+
     def _not_placed(self, held: Held, word: Word) -> None:
+        self._discard(word.values)
         error = RaySystemError("its value could not be stored; the agent's log says why")
         self._placed(held, Word(word.index, Verb.FAILED, (error_payload(error),), word.attempt))
+
+    def _again(self, held: Held, index: int, assigned: Assigned) -> None:
+        held.attempts[index] = assigned.attempt + 1
+        held.running.pop(index, None)
+        self.ready(held, index)
+
+    def _timed_out(
+        self, held: Held, index: int, assigned: Assigned, *, killed: bool = False
+    ) -> None:
+        """An attempt took longer than its task allows, and did not say so itself."""
+        shape = assigned.known.shape
+        if shape.retry_timeouts and self._may_retry(held, index, assigned):
+            self._again(held, index, assigned)
+            return
+        place = address(held.batch.id, index)
+        error = timed_out(shape, place, assigned.attempt, killed=killed)
+        held.say(Word(index, Verb.FAILED, (error_payload(error),), NOBODY))
+        self._publish(held)
 
     def _may_retry(self, held: Held, index: int, assigned: Assigned) -> bool:
         limit = assigned.known.shape.max_retries
@@ -327,14 +384,14 @@ class Dispatcher:
 
     def _requeue(self, worker: Worker, tickets: tuple[int, ...]) -> None:
         for ticket in tickets:
-            assigned = worker.tickets.pop(ticket, None)
+            assigned = worker.release(ticket)
             if assigned is None:
                 continue
-            worker.queued_us -= assigned.estimated_us
             held, index = assigned.held, assigned.index
             if not held.dropped and held.status[index] is Status.RUNNING:
                 held.running.pop(index, None)
                 self.ready(held, index)
+            self._consider_over(held)
 
     def blocked(self, worker: Worker, *, blocked: bool) -> None:
         """The running call waits for a value, or goes on: lend its slot, or take it back."""
@@ -356,7 +413,9 @@ class Dispatcher:
         assigned = worker.tickets.get(culprit)
         if assigned is not None and not assigned.held.dropped:
             held, index = assigned.held, assigned.index
-            if held.status[index] is Status.RUNNING:
+            if held.status[index] is Status.RUNNING and assigned.expired:
+                self._timed_out(held, index, assigned, killed=True)
+            elif held.status[index] is Status.RUNNING:
                 held.deaths[index] = held.deaths.get(index, 0) + 1
                 held.attempts[index] = assigned.attempt + 1
                 lines = tuple(text for ticket, text in worker.kept if ticket == culprit)
@@ -425,6 +484,8 @@ class Dispatcher:
     flush_logs: Callable[[], None]
     #: another agent holds this batch now
     let_go: Callable[[Held], None]
+    #: values of a batch contain refs, or are objects: (id, key)
+    valued: Callable[[bytes, tuple[bytes, ...], tuple[tuple[bytes, str], ...]], None]
 
     # -- taking back -------------------------------------------------------------------------
 
@@ -482,6 +543,17 @@ class Dispatcher:
         worker.queued_us = 0.0
         if worker in self.workers.all and worker.available:
             self.workers.rest(worker, self._clock())
+
+
+def _is_late(outcome: m.Outcome, assigned: Assigned) -> bool:
+    """Whether an attempt whose time was over ended without heeding that.
+
+    One that fails says itself that this was the reason, unless it was so quick after all that
+    nobody told it.
+    """
+    if outcome.verb == Verb.DONE:
+        return outcome.duration_us > assigned.known.shape.timeout_s * 1e6
+    return outcome.verb == Verb.CANCELLED
 
 
 def place(word: Word, batch: bytes, nonce: str) -> Procedure[Word]:

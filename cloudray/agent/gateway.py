@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from cloudray import ids
+from cloudray.agent import shortage
 from cloudray.agent.connection import Connection
 from cloudray.agent.discovery import Discovery
 from cloudray.agent.dispatcher import Dispatcher
@@ -19,20 +20,22 @@ from cloudray.agent.functions import Functions
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
 from cloudray.agent.resolver import Resolver
+from cloudray.agent.screen import Screen
 from cloudray.agent.workers import Worker, Workers
-from cloudray.protocol import claims
 from cloudray.protocol import messages as m
 from cloudray.protocol.journal import Journal
-from cloudray.protocol.records import Entry, Word
+from cloudray.protocol.records import Entry, Verb, Word
 from cloudray.protocol.results import Results
 from cloudray.store import Ledger, layout
-from cloudray.store.base import Adopt
+from cloudray.store.base import Adopt, StoreFullError
 from cloudray.store.layout import QueueName
 from cloudray.store.procedures import Procedure
 
 _log = logging.getLogger(__name__)
 
 
+#: What the store refused to write for an executor is tried again after so many seconds.
+_RETRY_S = 0.5
 #: Larger entries are not sent along with the hint that they are there.
 _MAX_ENTRY_BYTES = 1 << 16
 
@@ -40,10 +43,11 @@ _MAX_ENTRY_BYTES = 1 << 16
 class Driver:
     """A driver that is attached for one job."""
 
-    def __init__(self, connection: Connection, message: m.Attach) -> None:
+    def __init__(self, connection: Connection, message: m.Attach, log: str) -> None:
         self.connection = connection
         self.job = message.job
-        self.want_logs = message.want_logs
+        #: None when it does not want to see what tasks print
+        self.screen = Screen(connection, message.job, log) if message.want_logs else None
 
 
 class Gateway:
@@ -60,6 +64,8 @@ class Gateway:
         greeting: Callable[[], m.Greeting],
         nodes: Callable[[], Procedure[list[dict[str, Any]]]],
         ledger: Ledger,
+        *,
+        counting: bool,
     ) -> None:
         self._io = io
         self._functions = functions
@@ -70,7 +76,11 @@ class Gateway:
         self._greeting = greeting
         self._nodes = nodes
         self._ledger = ledger
+        #: the driver counts refs, so it is told which ones executors have
+        self._counting = counting
         self.workers: Workers
+        #: where the output of a job is kept
+        self.log_folder: Callable[[bytes], str]
         self.drivers: set[Driver] = set()
 
     # -- connections -------------------------------------------------------------------------
@@ -82,6 +92,7 @@ class Gateway:
     def published(self, journal: Journal) -> None:
         """Tell the drivers of a job that a journal has grown, and by what if that is little."""
         job = ids.job_of(journal.batch)
+        held = self._holdings.by_batch.get(journal.batch)
         message: m.Published | None = None
         for driver in self.drivers:
             if driver.job == job:
@@ -89,14 +100,53 @@ class Gateway:
                     entry = journal.latest
                     if entry is not None and _size_of(entry) > _MAX_ENTRY_BYTES:
                         entry = None
-                    message = m.Published(journal.batch, journal.next, entry)
-                driver.connection.hint(message)
+                    # What still runs, though it was cancelled, may use what its batch names.
+                    runs = held is not None and held.out > 0
+                    complete = self._counting and not runs and _is_over(journal)
+                    message = m.Published(journal.batch, journal.next, entry, complete)
+                if message.complete:
+                    # Not a mere hint: the batch's bytes are freed on this word alone.
+                    driver.connection.send(message)
+                else:
+                    driver.connection.hint(message)
+
+    def valued(
+        self, batch: bytes, contains: tuple[bytes, ...], objects: tuple[tuple[bytes, str], ...] = ()
+    ) -> None:
+        """Values of a batch that is not over yet contain these refs, or are these objects."""
+        if self._counting:
+            self._tell(ids.job_of(batch), m.Valued(batch, units_of(contains), objects))
+
+    def left(self, worker: Worker) -> None:
+        """An executor has ended."""
+        if self._counting and worker.kind is not None:
+            self._tell(worker.kind.job, m.Left(worker.token))
+
+    def has_driver(self, job: bytes) -> bool:
+        """Whether a driver is attached for a job."""
+        return any(driver.job == job for driver in self.drivers)
+
+    def unschedulable(self, job: bytes, message: m.Unschedulable) -> None:
+        """Nobody can run some tasks of a job."""
+        self._tell(job, message)
+
+    def _tell(self, job: bytes, message: m.Message) -> None:
+        """Tell the drivers of a job what they must not miss."""
+        for driver in self.drivers:
+            if driver.job == job:
+                driver.connection.send(message)
 
     def printed(self, job: bytes, lines: tuple[m.Line, ...]) -> None:
         """Pass on what tasks printed."""
         for driver in self.drivers:
-            if driver.job == job and driver.want_logs:
-                driver.connection.hint(m.Printed(job, lines))
+            if driver.job == job and driver.screen is not None:
+                driver.screen.show(lines)
+
+    def catch_up(self, now_s: float) -> None:
+        """Pass on what was held back from drivers that did not keep up."""
+        for driver in self.drivers:
+            if driver.screen is not None:
+                driver.screen.catch_up(now_s)
 
     def _closed(self, connection: Connection) -> None:
         peer = connection.peer
@@ -113,7 +163,7 @@ class Gateway:
         elif isinstance(message, m.Ready):
             self._executor_ready(connection, message)
         elif isinstance(message, m.Attach):
-            driver = Driver(connection, message)
+            driver = Driver(connection, message, self.log_folder(message.job))
             connection.peer = driver
             self.drivers.add(driver)
             connection.send(self._greeting())
@@ -124,10 +174,16 @@ class Gateway:
             connection.send(m.Answer(message.request, payload))
         elif isinstance(message, m.Look):
             for batch in message.batches:
-                self._holdings.look_at(batch)
+                self._look_at(batch)
         else:
             _log.warning("hung up on a peer that sent %s", type(message).__name__)
             connection.close()
+
+    def _look_at(self, batch: bytes) -> None:
+        if self._holdings.has(batch):
+            self._holdings.look_at(batch)
+        else:
+            self._discovery.look_at(batch)
 
     def _executor_ready(self, connection: Connection, message: m.Ready) -> None:
         worker = self.workers.connected(connection, message.token)
@@ -156,13 +212,18 @@ class Gateway:
                     self._written(message)
                 else:
                     self._from_executor(worker, message)
+            except StoreFullError as full:
+                # It may pass, and what comes next may name what this would write.
+                self._io.complain(full)
+                await asyncio.sleep(_RETRY_S)
+                worker.inbox.appendleft(message)
             finally:
                 worker.inbox.popleft()
 
     def _writing(self, worker: Worker, message: m.Message) -> Procedure[None] | None:
         """What a message asks to be written, if it does."""
         if isinstance(message, m.Submit):
-            return claims.submit(_name_of(message), message.batch)
+            return shortage.submit(_name_of(message), message.batch)
         if isinstance(message, m.Keep):
             return _adopt(layout.put_object(message.identifier), Path(message.path))
         if isinstance(message, m.Blob):
@@ -178,16 +239,17 @@ class Gateway:
 
     def _from_executor(self, worker: Worker, message: m.Message) -> None:
         if isinstance(message, m.Outcomes):
-            # What it printed before it ended comes before its end.
-            for output in worker.outputs:
-                output.drain()
+            self._hear_out(worker)
             self._dispatcher.outcomes(worker, message)
             self._discovery.claim()
         elif isinstance(message, m.Blocked):
             self._dispatcher.blocked(worker, blocked=message.blocked)
         elif isinstance(message, m.Want):
+            # What the running call got it may get again, until it ends.
+            running = partial(worker.tickets.__contains__, worker.running_ticket())
             for identifier in message.identifiers:
-                self._resolver.want(identifier, partial(self._resolved, worker, identifier))
+                then = partial(self._resolved, worker, identifier)
+                self._resolver.want(identifier, then, running)
         elif isinstance(message, m.Cancel):
             self._cancel(message)
         elif isinstance(message, m.Returned):
@@ -196,8 +258,56 @@ class Gateway:
             self._io.run(self._nodes(), partial(self._answer, worker, message.request))
         else:
             writing = self._writing(worker, message)
+            if self._counting:
+                self._count(worker, message)
             if writing is not None:
-                self._io.run(writing, lambda _: self._written(message))
+                self._io.run(
+                    writing,
+                    lambda _: self._written(message),
+                    partial(self._write_later, worker, message),
+                )
+
+    def _hear_out(self, worker: Worker) -> None:
+        """What an executor printed before a call ended comes before its end."""
+        for output in worker.outputs:
+            output.drain()
+        for driver in self.drivers:
+            if driver.screen is not None:
+                driver.screen.ended(worker.pid)
+
+    def _write_later(self, worker: Worker, message: m.Message) -> None:
+        """The store would not have it, which may pass: a batch that is lost is waited for."""
+        asyncio.get_running_loop().call_later(_RETRY_S, self._write_again, worker, message)
+
+    def _write_again(self, worker: Worker, message: m.Message) -> None:
+        writing = self._writing(worker, message)
+        if writing is not None:
+            self._io.run(
+                writing,
+                lambda _: self._written(message),
+                partial(self._write_later, worker, message),
+            )
+
+    def _count(self, worker: Worker, message: m.Message) -> None:
+        """Tell the driver of a unit, before any other word about it, or of refs to units."""
+        if isinstance(message, m.Submit):
+            batch = message.batch
+            names = {
+                name
+                for task in batch.tasks
+                for name in units_of((*task.depends_on, *task.contains, task.arguments_id))
+            }
+            names.discard(b"")
+            begun = m.Begun(batch.id, worker.token, message.held, tuple(names))
+            self._tell(ids.job_of(batch.id), begun)
+        elif isinstance(message, m.Keep):
+            unit = message.identifier[: ids.BATCH_ID_BYTES]
+            # Refs to it are let go by `Handles`, like any others.
+            kept = m.Kept(unit, worker.token, held=True, contains=units_of(message.contains))
+            self._tell(ids.job_of(unit), kept)
+        elif isinstance(message, m.Handles) and worker.kind is not None:
+            handled = m.Handled(worker.token, message.taken, message.dropped, message.pinned)
+            self._tell(worker.kind.job, handled)
 
     def _resolved(self, worker: Worker, identifier: bytes, verb: int, payload: bytes) -> None:
         if not worker.resolved:
@@ -214,12 +324,24 @@ class Gateway:
 
         def cancelled(_: Word) -> None:
             for batch in results.journals:
-                self._holdings.look_at(batch)
+                self._look_at(batch)
 
         self._io.run(results.cancel(message.identifier, force=message.force), cancelled)
 
     def _answer(self, worker: Worker, request: int, nodes: list[dict[str, Any]]) -> None:
         worker.send(m.Answer(request, msgspec.msgpack.encode(nodes)))
+
+
+def units_of(identifiers: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The batches and stored values that these refs lead to."""
+    return tuple({identifier[: ids.BATCH_ID_BYTES] for identifier in identifiers})
+
+
+def _is_over(journal: Journal) -> bool:
+    """Whether all tasks have ended, and none of them went elsewhere."""
+    return journal.complete and not any(
+        word.verb is Verb.MOVED for word in journal.decided.values()
+    )
 
 
 def _size_of(entry: Entry) -> int:

@@ -57,6 +57,7 @@ class Held:
         "missing",
         "name",
         "once",
+        "out",
         "outbox",
         "permitted",
         "published_s",
@@ -64,6 +65,7 @@ class Held:
         "running",
         "status",
         "timer",
+        "told",
         "unsaid",
         "values",
     )
@@ -97,11 +99,15 @@ class Held:
         self.running: dict[int, float] = {}
         #: when the oldest ready task became so
         self.ready_since_s: dict[int, float] = {}
+        #: calls that executors have, also of tasks that others' words have decided meanwhile
+        self.out = 0
         self.outbox: list[Word] = []
         self.durations: dict[str, list[int]] = {}
         #: tasks without a final word in the journal or the outbox
         self.unsaid = size
         self.published_s = now_s
+        #: drivers have been told of the journal's entries below this number
+        self.told = won.journal.next
         #: a procedure is at work on the journal; another must wait
         self.busy = False
         self.look_again = False
@@ -116,6 +122,10 @@ class Held:
     def arguments_of(self, index: int) -> bytes:
         """The serialized arguments of a task, or the local file they are in."""
         return self.argument_files.get(index) or self.batch.tasks[index].arguments
+
+    def is_unfinished(self, index: int) -> bool:
+        """Whether a task is yet to run here, or may be running."""
+        return not self.dropped and self.status[index] is not Status.SAID
 
     def careful(self, index: int) -> bool:
         """Whether STARTED must be written before this task starts, so it runs alone."""

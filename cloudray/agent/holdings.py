@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cloudray import ids
+from cloudray.agent import shortage
 from cloudray.agent.dispatcher import Dispatcher
 from cloudray.agent.functions import Functions, MissingFunctionError
 from cloudray.agent.held import NOBODY, Held, Status
@@ -22,6 +23,7 @@ from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Cluster, Parent, Verb, Word
 from cloudray.store.base import Delete
 from cloudray.store.layout import QueueName
+from cloudray.values import codec
 from cloudray.values.outcomes import error_payload
 
 _log = logging.getLogger(__name__)
@@ -101,6 +103,7 @@ class Holdings:
             ]
             await self._io.do(journals.append(won.journal, words, claim=won.claim))
             await self._io.do(claims.retire(name))
+            self._on_published(won.journal)
             return
         self._begin(Held(name, won, known, job, self._clock()))
 
@@ -123,16 +126,19 @@ class Holdings:
         task = held.batch.tasks[index]
         held.values[index] = [b""] * len(task.depends_on)
         held.missing[index] = len(task.depends_on) + bool(task.arguments_id)
+        unfinished = partial(held.is_unfinished, index)
         for position, identifier in enumerate(task.depends_on):
-            self._resolver.want(identifier, partial(self._argument, held, index, position))
+            then = partial(self._argument, held, index, position)
+            failed = partial(self._argument_failed, held, index, identifier)
+            self._resolver.want(identifier, then, unfinished, failed)
         if task.arguments_id:
-            self._resolver.want(task.arguments_id, partial(self._argument, held, index, -1))
+            then = partial(self._argument, held, index, -1)
+            self._resolver.want(task.arguments_id, then, unfinished)
 
     def _argument(self, held: Held, index: int, position: int, verb: int, payload: bytes) -> None:
         if held.dropped or held.status[index] is not Status.WAITING:
             return
         if verb != Verb.DONE:
-            # A failed dependency fails its dependents with the same error; they never run.
             if verb == Verb.CANCELLED:
                 identifier = held.batch.tasks[index].depends_on[position]
                 task_id = identifier[: ids.BATCH_ID_BYTES + 2].hex()
@@ -149,6 +155,19 @@ class Holdings:
             del held.missing[index]
             self.dispatcher.ready(held, index)
             self._run_soon()
+
+    def _argument_failed(self, held: Held, index: int, identifier: bytes, word: Word) -> None:
+        """A failed dependency fails its dependents with the same error; they never run."""
+        if held.dropped or held.status[index] is not Status.WAITING:
+            return
+        contains = word.contains
+        if codec.stored_key(word.values[0]) is not None:
+            # It lies with the dependency, which so stays as long as this.
+            contains = (*contains, identifier)
+        if contains:
+            self.dispatcher.valued(held.batch.id, contains, ())
+        held.say(Word(index, Verb.FAILED, word.values, NOBODY, contains))
+        self.consider(held)
 
     _running_soon = False
 
@@ -202,16 +221,21 @@ class Holdings:
         held.published_s = now_s
         held.busy = True
         self._io.run(
-            journals.append(held.journal, words, claim=held.claim, durations=held.take_durations()),
+            shortage.publish(held, words, held.take_durations()),
             partial(self._published, held),
             partial(self._refused, held, words),
         )
 
     def _refused(self, held: Held, words: list[Word]) -> None:
-        """The store would not have them: try again a lease later."""
+        """The store would not have them: try again a lease later, when it may have room."""
         held.busy = False
-        held.take_back(words)
-        if not held.timer:
+        decided = held.journal.decided
+        held.take_back([word for word in words if word.index not in decided])
+        # For some there may have been room.
+        standing = [word.index for word in words if word.index in decided]
+        if standing:
+            self.learned(held, standing)
+        if not held.timer and not held.dropped:
             held.timer = True
             asyncio.get_running_loop().call_later(self._settings.lease_s, self._due, held)
 
@@ -236,6 +260,9 @@ class Holdings:
             self.dispatcher.interrupt(held, running, force=forced)
         if fresh:
             self._resolver.decided(held.batch.id, fresh)
+        if fresh or held.journal.complete or held.journal.next != held.told:
+            # Also what only says that tasks have started: somebody may look on.
+            held.told = held.journal.next
             self._on_published(held.journal)
         if held.journal.complete and not held.dropped:
             self._finish(held)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from cloudray.store.base import Store, StoreError
+from cloudray.store.base import Store, StoreError, StoreFullError
 from cloudray.store.procedures import Procedure, drive, drive_async
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+
+#: That a store is full is met again and again; it is logged once in so many seconds.
+_REMINDER_S = 10.0
 
 
 class Io:
@@ -24,6 +28,7 @@ class Io:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._complained_s = -_REMINDER_S
 
     def run(
         self,
@@ -42,7 +47,7 @@ class Io:
         try:
             result = drive(self.store, procedure)
         except StoreError as error:
-            _refused(error, otherwise)
+            self._refused(error, otherwise)
         else:
             if then is not None:
                 then(result)
@@ -76,18 +81,26 @@ class Io:
         try:
             result = await drive_async(self.store, procedure)
         except StoreError as error:
-            _refused(error, otherwise)
+            self._refused(error, otherwise)
         else:
             if then is not None:
                 then(result)
+
+    def complain(self, error: StoreError) -> None:
+        """Log what the store refused to do. The log may lie where there is no room either."""
+        if isinstance(error, StoreFullError):
+            now_s = time.monotonic()
+            if now_s - self._complained_s < _REMINDER_S:
+                return
+            self._complained_s = now_s
+        _log.error("the store refused an operation: %s", error)
+
+    def _refused(self, error: StoreError, otherwise: Callable[[], None] | None) -> None:
+        self.complain(error)
+        if otherwise is not None:
+            otherwise()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("background work of the agent failed", exc_info=error)
-
-
-def _refused(error: StoreError, otherwise: Callable[[], None] | None) -> None:
-    _log.error("the store refused an operation: %s", error)
-    if otherwise is not None:
-        otherwise()

@@ -14,6 +14,8 @@ _MARK = re.compile(rb"\x00\x01(\d+) ([^\x02]*)\x02")
 #: A mark of which the rest has not been read yet.
 _BEGUN = re.compile(rb"\x00(?:\x01(?:\d+(?: [^\x02]*)?)?)?")
 _READ_BYTES = 1 << 15
+#: Who prints without end gets so many reads at a time, so that others have their turn.
+_READS_A_TURN, _READS_AT_END = 4, 64
 #: A line longer than this is passed on in pieces.
 _MAX_LINE_BYTES = 1 << 16
 #: A mark whose end is not within so many bytes is none: the name of a task is shorter.
@@ -31,7 +33,7 @@ class Output:
         *,
         is_error: bool,
         kept: deque[tuple[int, str]],
-        on_line: Callable[[Line], None],
+        on_lines: Callable[[tuple[Line, ...]], None],
         whose: Callable[[int], tuple[int, str] | None] = lambda _ticket: None,
     ) -> None:
         """Read a pipe's end.
@@ -42,28 +44,36 @@ class Output:
         self._descriptor = descriptor
         self._is_error = is_error
         self._kept = kept
-        self._on_line = on_line
+        self._on_lines = on_lines
+        self._fresh: list[Line] = []
         self._whose = whose
         self._rest = b""
         self._name = ""
         self._ticket = 0
         self.pid = 0
         os.set_blocking(descriptor, False)
-        asyncio.get_running_loop().add_reader(descriptor, self.drain)
+        asyncio.get_running_loop().add_reader(descriptor, self._read, _READS_A_TURN)
 
     def drain(self) -> None:
         """Read what is there, without waiting."""
-        while self._descriptor >= 0:
+        # More than a pipe holds comes from somebody who goes on and on.
+        self._read(_READS_AT_END)
+
+    def _read(self, times: int) -> None:
+        for _ in range(times):
+            if self._descriptor < 0:
+                break
             try:
                 data = os.read(self._descriptor, _READ_BYTES)
             except BlockingIOError:
-                return
+                break
             if not data:
                 self.close()
-                return
+                break
             self._take(data)
             if len(data) < _READ_BYTES:
-                return
+                break
+        self._pass_on()
 
     def close(self) -> None:
         """Stop reading; what is left of a line is a line."""
@@ -73,6 +83,12 @@ class Output:
         os.close(self._descriptor)
         self._descriptor = -1
         self._end_line()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._fresh:
+            lines, self._fresh = tuple(self._fresh), []
+            self._on_lines(lines)
 
     def _take(self, data: bytes) -> None:
         data = self._rest + data
@@ -112,7 +128,7 @@ class Output:
         text = line.decode(errors="backslashreplace").removesuffix("\r")
         ticket, name = self._whose(self._ticket) or (self._ticket, self._name)
         self._kept.append((ticket, text))
-        self._on_line(Line(name, self.pid, text, self._is_error))
+        self._fresh.append(Line(name, self.pid, text, self._is_error))
 
 
 def kept_lines() -> deque[tuple[int, str]]:

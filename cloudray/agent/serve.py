@@ -5,23 +5,34 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import random
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from cloudray import platform
+from cloudray.agent.cache import CacheFolders
 from cloudray.agent.core import Agent
 from cloudray.agent.spec import AgentSpec
 from cloudray.agent.starters import FreshStarter, Starter, ZygoteStarter
 from cloudray.executor.zygote import Output, StartRequest
-from cloudray.folders import PrivateFolder, sweep
+from cloudray.folders import PrivateFolder, remove, sweep
 from cloudray.protocol.demand import Demand, to_units
 from cloudray.protocol.joining import join
-from cloudray.store import Counting, Ledger, Reliable, StoreError, drive, open_store
+from cloudray.store import (
+    Counting,
+    Ledger,
+    RecordError,
+    Reliable,
+    StoreError,
+    drive,
+    open_store,
+)
 
 #: Of the machine's memory, what tasks may have unless the user says otherwise; as Ray does.
 _MEMORY_SHARE = 0.8
@@ -55,7 +66,7 @@ def run(spec: AgentSpec, place: Place) -> int:
     try:
         with runner:
             runner.run(_serve(spec, place))
-    except (StoreError, ValueError) as error:
+    except (StoreError, RecordError, ValueError) as error:
         sys.stderr.write(f"cloudray.agent: {error}\n")
         return 1
     finally:
@@ -63,17 +74,22 @@ def run(spec: AgentSpec, place: Place) -> int:
             place.private.remove()
             sweep(platform.socket_folder(), "agent-")
         else:
-            import shutil
-
-            # An embedded cluster's folder goes as a whole, whoever of driver and agent is last.
-            shutil.rmtree(place.folder, ignore_errors=True)
+            # An embedded cluster's folders go as a whole, whoever of driver and agent is last.
+            for folder in spec.folders:
+                remove(Path(folder))
     return 0
 
 
 async def _serve(spec: AgentSpec, place: Place) -> None:
     ledger = Ledger()
+    cache = CacheFolders()
     store = Reliable(Counting(open_store(spec.address), ledger))
     settings = drive(store, join(spec.address))
+    # Where large values wait for being stored that the spool has no room for.
+    spill: PrivateFolder | None = None
+    if store.room is None:
+        with suppress(OSError):
+            spill = PrivateFolder(platform.spill_folder(), f"cloudray-agent-{os.getuid()}-")
     socket_path = place.listener.getsockname()
     starter: Starter = FreshStarter(socket_path)
     if place.ahead is not None:
@@ -89,6 +105,8 @@ async def _serve(spec: AgentSpec, place: Place) -> None:
         clock=platform.monotonic_s,
         rng=random.Random(),
         dead=spec.dead,
+        shelves=cache.shelves(spec.cache_memory, spec.cache_disk),
+        spill=None if spill is None else spill.path,
     )
     if place.ahead is not None and isinstance(starter, ZygoteStarter):
         _, request, output = place.ahead
@@ -108,6 +126,9 @@ async def _serve(spec: AgentSpec, place: Place) -> None:
     try:
         await agent.run(stop)
     finally:
+        cache.remove()
+        if spill is not None:
+            spill.remove()
         server.close()
         if isinstance(starter, ZygoteStarter):
             starter.close()

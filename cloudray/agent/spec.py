@@ -16,6 +16,10 @@ class AgentSpec(msgspec.Struct, frozen=True):
     #: bytes; None: most of what there is
     memory: float | None = None
     resources: dict[str, float] = {}
+    #: how many bytes of values from object storage are kept in memory; None: a tenth of it
+    cache_memory: float | None = None
+    #: how many more are kept on disk
+    cache_disk: float = 10e9
     #: how long running tasks may take to finish after SIGTERM, in seconds
     drain_timeout_s: float = 30.0
     logging_level: str = "WARNING"
@@ -27,5 +31,5 @@ class AgentSpec(msgspec.Struct, frozen=True):
     listen_fd: int | None = None
     #: a pipe whose other end is the driver's; its end is the agent's
     lifeline_fd: int | None = None
-    #: an embedded cluster's folder
-    folder: str | None = None
+    #: an embedded cluster's folders, the first of them in memory: they go with it
+    folders: tuple[str, ...] = ()

@@ -6,27 +6,13 @@ import asyncio
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
-from cloudray.executor.zygote import StartRequest
+from cloudray.executor.zygote import StartRequest, command_of
 
-#: Variables that an interpreter, its modules or the linker read only when they start.
-_READ_AT_START = (
-    "PYTHON",
-    "LD_",
-    "DYLD_",
-    "MALLOC_",
-    "GLIBC_",
-    "LC_",
-    "LANG",
-    "TZ",
-    "TMP",
-    "TEMP",
-)
 #: What is reported of an executor whose zygote died with it.
 _UNKNOWN_STATUS = -9
 
@@ -43,11 +29,6 @@ class Starter(Protocol):
         """Ask how one ended that has ended."""
 
 
-def needs_fresh_interpreter(env: dict[str, str]) -> bool:
-    """Whether a fork could not take these environment variables to heart."""
-    return any(name.startswith(_READ_AT_START) for name in env)
-
-
 class FreshStarter:
     """Starts a Python interpreter for each executor."""
 
@@ -60,15 +41,7 @@ class FreshStarter:
     ) -> None:
         """Start one now."""
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "cloudray.executor",
-                self._socket_path,
-                request.token,
-                request.progress,
-            ],
+            command_of(self._socket_path, request),
             stdin=subprocess.DEVNULL,
             stdout=output[0],
             stderr=output[1],
@@ -109,7 +82,7 @@ class ZygoteStarter:
         self, request: StartRequest, output: tuple[int, int], on_pid: Callable[[int], None]
     ) -> None:
         """Ask for one."""
-        if self._dead or needs_fresh_interpreter(request.env):
+        if self._dead:
             self._instead.start(request, output, on_pid)
             return
         body = msgspec.msgpack.encode(request)

@@ -26,10 +26,15 @@ from cloudray.executor.zygote import Output as Pipes
 from cloudray.executor.zygote import StartRequest, request_start
 from cloudray.protocol import messages as m
 from cloudray.protocol.demand import Demand
+from cloudray.store.files import FULL
 
 _log = logging.getLogger(__name__)
 #: How long a killed executor may take to be gone.
 _DYING_S = 10.0
+_BROKEN_LINK = (
+    "(the process closed file descriptors that it had not opened, among them its connection to "
+    "its agent)"
+)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -41,6 +46,10 @@ class Assigned(msgspec.Struct):
     attempt: int
     known: Known
     estimated_us: float
+    #: looks whether its time is over, where that is limited
+    timer: asyncio.TimerHandle | None = None
+    #: its time was over while it ran
+    expired: bool = False
 
 
 class Worker:
@@ -85,9 +94,27 @@ class Worker:
         if self.connection is not None:
             self.connection.send(message)
 
+    def release(self, ticket: int) -> Assigned | None:
+        """Take a task off its hands; None if it does not have it."""
+        assigned = self.tickets.pop(ticket, None)
+        if assigned is not None:
+            self.queued_us -= assigned.estimated_us
+            assigned.held.out -= 1
+            if assigned.timer is not None:
+                assigned.timer.cancel()
+        return assigned
+
     def running_ticket(self) -> int:
         """The call it began last; still readable when the process is dead."""
         return int.from_bytes(self.progress[:8], "little") if self.progress is not None else 0
+
+    def begun_s(self) -> float:
+        """When it began the last call with a time limit, on `platform.monotonic_s`."""
+        return int.from_bytes(self.progress[8:16], "little") / 1e9 if self.progress else 0.0
+
+    def has_broken_link(self) -> bool:
+        """Whether it ended because its connection to this agent was closed from within."""
+        return self.progress is not None and bool(self.progress[16])
 
     def speaker_instead(self, marked: int) -> tuple[int, str] | None:
         """Who really prints under a mark whose call has ended: the one that runs now.
@@ -104,11 +131,7 @@ class Worker:
         """End it now, with whatever it has started."""
         if self.pid and not self.reaped:
             # Not reaped, so the number is still its own.
-            try:
-                os.killpg(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                # It has not come so far as to lead a group of its own, and has started nothing.
-                os.kill(self.pid, signal.SIGKILL)
+            platform.end_group(self.pid)
 
 
 class Workers:
@@ -125,14 +148,16 @@ class Workers:
         setup_of: Callable[[Kind], m.Setup],
         on_ready: Callable[[], None],
         on_gone: Callable[[Worker, int], None],
-        on_line: Callable[[bytes, m.Line], None],
+        on_lines: Callable[[bytes, tuple[m.Line, ...]], None],
     ) -> None:
         self._starter = starter
         self._spool = spool
+        #: where an executor's files lie when the spool has no room for them
+        self.folder_when_full = spool
         self._setup_of = setup_of
         self._on_ready = on_ready
         self._on_gone = on_gone
-        self._on_line = on_line
+        self._on_lines = on_lines
         self._tokens: dict[str, Worker] = {}
         self.all: set[Worker] = set()
         self.idle: dict[Kind, list[Worker]] = {}
@@ -151,14 +176,21 @@ class Workers:
         """Start an executor, or take one that was started ahead."""
         if self._stopping:
             return
-        self.starting[kind] = self.starting.get(kind, 0) + 1
         if self._blank and not kind.env_vars:
+            self.starting[kind] = self.starting.get(kind, 0) + 1
             worker = self._blank.pop()
             worker.kind = kind
             if worker.connection is not None:
                 asyncio.get_running_loop().call_soon(self._set_up, worker)
             return
-        request, output = request_start(self._spool, _environment(kind.env_vars))
+        environment = _environment(kind.env_vars)
+        try:
+            request, output = request_start(self._spool, environment)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            request, output = request_start(self.folder_when_full, environment)
+        self.starting[kind] = self.starting.get(kind, 0) + 1
         worker = self._make(kind, request, output)
         self._starter.start(request, output.write, partial(self._has_pid, worker, request))
 
@@ -182,11 +214,12 @@ class Workers:
         with Path(request.progress).open("r+b") as file:
             worker.progress = mmap.mmap(file.fileno(), mmap.PAGESIZE)
 
-        def on_line(line: m.Line) -> None:
+        def on_lines(lines: tuple[m.Line, ...]) -> None:
             if worker.kind is None:
-                _log.warning("an executor without work says: %s", line.text)
+                text = "\n".join(line.text for line in lines)
+                _log.warning("an executor without work says: %s", text)
             else:
-                self._on_line(worker.kind.job, line)
+                self._on_lines(worker.kind.job, lines)
 
         for descriptor, is_error in zip(output.read, (False, True), strict=True):
             worker.outputs.append(
@@ -194,7 +227,7 @@ class Workers:
                     descriptor,
                     is_error=is_error,
                     kept=worker.kept,
-                    on_line=on_line,
+                    on_lines=on_lines,
                     whose=worker.speaker_instead,
                 )
             )
@@ -285,6 +318,8 @@ class Workers:
         for output in worker.outputs:
             output.drain()
             output.close()
+        if worker.has_broken_link():
+            worker.kept.append((worker.running_ticket(), _BROKEN_LINK))
         progress_path.unlink(missing_ok=True)
         self.all.discard(worker)
         self._tokens.pop(worker.token, None)

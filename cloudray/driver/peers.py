@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
+from cloudray import platform
 from cloudray.protocol import messages as m
 from cloudray.protocol.messages import Message, Unpacker, pack
 
 #: Above what malloc takes from its heap, every read would map and unmap memory.
 _READ_BYTES = 1 << 15
+#: A message that comes within this time after another was sent with it.
+_CLOSE_BEHIND_S = 0.02
 
 
 class Peer:
@@ -51,6 +53,11 @@ class Peer:
         except BlockingIOError:
             return 0
 
+    @property
+    def halfway(self) -> bool:
+        """Whether the rest of a message is still to come."""
+        return self._unpacker.halfway
+
     def receive(self) -> list[Message] | None:
         """What has come; None at the end of the connection."""
         try:
@@ -66,12 +73,13 @@ class Peers:
     def __init__(self, job: bytes, *, want_logs: bool, on_lost: Callable[[Peer], None]) -> None:
         self._attach = m.Attach(job, want_logs)
         self._on_lost = on_lost
-        self._poll = select.poll()
+        self._poll = platform.poller()
         self._by_descriptor: dict[int, Peer] = {}
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._poll.register(self._wake_read, select.POLLIN)
+        # Sockets, because not every system can wait for a pipe.
+        self._woken, self._waker = socket.socketpair()
+        self._woken.settimeout(0)
+        self._waker.settimeout(0)
+        self._poll.register(self._woken, platform.READABLE)
 
     def __len__(self) -> int:
         return len(self._by_descriptor)
@@ -82,7 +90,10 @@ class Peers:
 
     def connect(self, address: str) -> Peer | None:
         """Connect to an agent's socket; None if nobody answers there (or not on this machine)."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection = platform.unix_socket()
+        except OSError:
+            return None
         try:
             # A paused agent accepts nobody, and its queue of those who wait may be full.
             connection.settimeout(0)
@@ -93,7 +104,7 @@ class Peers:
             return None
         peer = Peer(connection, address)
         self._by_descriptor[connection.fileno()] = peer
-        self._poll.register(connection, select.POLLIN)
+        self._poll.register(connection, platform.READABLE)
         if not peer.send(self._attach):
             self._drop(peer)
             return None
@@ -108,9 +119,9 @@ class Peers:
         """Messages that come within the time; returns early when woken."""
         received: list[tuple[Peer, Message]] = []
         for descriptor, _ in self._poll.poll(timeout_s * 1000):
-            if descriptor == self._wake_read:
+            if descriptor == self._woken.fileno():
                 with contextlib.suppress(BlockingIOError):
-                    os.read(descriptor, 4096)
+                    self._woken.recv(4096)
                 continue
             peer = self._by_descriptor.get(descriptor)
             if peer is None:
@@ -123,17 +134,28 @@ class Peers:
                 received += [(peer, message) for message in messages]
         return received
 
+    def last_messages(self, limit_s: float) -> Iterator[Message]:
+        """What has come, and what follows close behind it; at most for so long."""
+        deadline_s = time.monotonic() + limit_s
+        patience_s = 0.0
+        while time.monotonic() < deadline_s:
+            messages = self.wait(patience_s)
+            yield from (message for _, message in messages)
+            if not messages and not any(peer.halfway for peer in self._by_descriptor.values()):
+                return
+            patience_s = _CLOSE_BEHIND_S
+
     def wake(self) -> None:
         """Make a thread return that is in `wait`."""
         with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"!")
+            self._waker.send(b"!")
 
     def close(self) -> None:
         """Hang up on all, and release the descriptors."""
         for peer in list(self._by_descriptor.values()):
             self._drop(peer)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._woken.close()
+        self._waker.close()
 
     def _drop(self, peer: Peer) -> None:
         descriptor = peer.socket.fileno()

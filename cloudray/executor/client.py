@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -13,19 +14,26 @@ from typing import Any
 import msgspec
 
 from cloudray import ids
+from cloudray.context import Anchor
+from cloudray.executor.handles import Handles
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import batch_limit
 from cloudray.protocol.buffer import Linger, Prepared, SubmitBuffer
 from cloudray.protocol.demand import from_units
 from cloudray.protocol.records import Batch, Parent, Shape
 from cloudray.refs import ObjectRef
-from cloudray.store import envelope
+from cloudray.store import Room, StoreFullError, envelope
 from cloudray.store.layout import QueueName
 from cloudray.values.futures import Settler
 from cloudray.values.outcomes import Outcome, refs_of, settle, timed_out, value_of
 
 #: An executor knows nothing of other agents, so it sizes unmeasured batches as for one.
 _AGENTS = 1
+#: A value for which there is no room waits so long for others to be freed.
+ROOM_S = 10.0
+_ROOM_LOOK_S = 0.05
+#: With more outcomes than this, those are forgotten that nobody can ask for again.
+_MANY_OUTCOMES = 1000
 #: How often calls that wait for company are looked at.
 TICK_S = 0.004
 
@@ -55,17 +63,26 @@ class ExecutorClient:
     """
 
     def __init__(
-        self, send: Callable[[m.Message], None], wake: Callable[[], None], setup: m.Setup
+        self,
+        send: Callable[[m.Message], None],
+        wake: Callable[[], None],
+        setup: m.Setup,
+        send_outcomes: Callable[[], None] = lambda: None,
     ) -> None:
         self._send = send
+        self._send_outcomes = send_outcomes
         self._wake = wake
         self._setup = setup
+        #: opened when the first large value is written
+        self._room: Room | None = None
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._attempt: Attempt | None = None
         self._outcomes: dict[bytes, Outcome] = {}
+        self._many_outcomes = _MANY_OUTCOMES
         self._wanted: set[bytes] = set()
-        self._futures: dict[bytes, list[tuple[Attempt, Future[Any]]]] = {}
+        #: with each future its ref: nothing else may name its value
+        self._futures: dict[bytes, list[tuple[Attempt, ObjectRef[Any], Future[Any]]]] = {}
         self._settler = Settler()
         self._uploaded: set[str] = set()
         #: threads that are waiting, of this attempt or left over from earlier ones
@@ -75,21 +92,26 @@ class ExecutorClient:
         self._linger = Linger()
         self._answers: dict[int, bytes] = {}
         self._requests = 0
+        #: None where nobody counts refs
+        self.handles = Handles() if setup.counting else None
 
     # -- the executor's side ---------------------------------------------------------------
 
     def begin(self, attempt: Attempt) -> None:
         """An attempt starts: what is submitted from now on is its own."""
-        if self._attempt is not None and self._attempt.buffer is not None:
-            with self._lock:
-                self._flush()
-        self._attempt = attempt
+        with self._lock:
+            # A thread of an earlier attempt may be submitting just now.
+            self._flush()
+            self._attempt = attempt
 
     def end(self) -> None:
         """The attempt is over: store what it submitted, before its result may travel."""
         attempt = self._attempt
         if attempt is None:
             return
+        handles = self.handles
+        if handles is not None and handles.restless:
+            self.tell_handles()
         if attempt.buffer is not None or attempt.blocked or self._outcomes:
             with self._lock:
                 self._flush()
@@ -99,6 +121,42 @@ class ExecutorClient:
                 if not self._waiting:
                     self._outcomes.clear()
         attempt.over = True
+
+    def tell_handles(self) -> None:
+        """Say which units there are refs to here, and to which there are none any more.
+
+        What this attempt has submitted, and earlier ones have returned, goes first: it may name
+        those.
+        """
+        handles = self.handles
+        if handles is not None:
+            with self._lock:
+                self._tell(handles, handles.take_dropped())
+
+    def _tell(self, handles: Handles, dropped: tuple[bytes, ...]) -> None:
+        if dropped:
+            self._flush()
+            self._send_outcomes()
+        taken, pinned = handles.take_fresh()
+        if taken or dropped or pinned:
+            self._send(m.Handles(taken, dropped, pinned))
+
+    def tell_dropped(self) -> None:
+        """On the link's thread: say to which units there are no refs any more.
+
+        A call that runs long gets and lets go of many values: they do not wait for its end.
+        """
+        handles = self.handles
+        # Calls that wait for company may name what is gone, and are not stored for this alone.
+        if handles is None or not handles.has_dropped or self._stirred:
+            return
+        if self._lock.acquire(blocking=False):
+            try:
+                dropped = handles.take_dropped()
+                if dropped:
+                    self._tell(handles, dropped)
+            finally:
+                self._lock.release()
 
     def flush_due(self) -> bool:
         """Store calls that have waited a little for company; whether to look again soon."""
@@ -118,20 +176,31 @@ class ExecutorClient:
 
     def handle(self, message: m.Message) -> None:
         """Take in what the agent sent for this client."""
-        settled: list[tuple[Future[Any], Outcome]] = []
+        settled: list[tuple[Future[Any], Outcome, ObjectRef[Any]]] = []
         with self._lock:
             if isinstance(message, m.Resolved):
                 for identifier, verb, payload in message.outcomes:
                     outcome = self._outcomes[identifier] = Outcome(verb, payload, identifier)
                     self._wanted.discard(identifier)
-                    for attempt, future in self._futures.pop(identifier, ()):
+                    for attempt, ref, future in self._futures.pop(identifier, ()):
                         self._block(attempt, -1)
-                        settled.append((future, outcome))
+                        settled.append((future, outcome, ref))
+                self._forget_some()
             elif isinstance(message, m.Answer):
                 self._answers[message.request] = message.payload
             self._changed.notify_all()
-        for future, outcome in settled:
-            self._settler.settle(future, outcome)
+        for one in settled:
+            self._settler.settle(*one)
+
+    def _forget_some(self) -> None:
+        """Forget outcomes to which there are no refs, for a call that runs long and gets many."""
+        if self.handles is not None and len(self._outcomes) > self._many_outcomes:
+            knows = self.handles.knows
+            known = self._outcomes
+            # The dictionary stays the same: who waits looks into it.
+            for identifier in [one for one in known if not knows(one)]:
+                del known[identifier]
+            self._many_outcomes = max(_MANY_OUTCOMES, 2 * len(known))
 
     # -- context.Client --------------------------------------------------------------------
 
@@ -156,28 +225,65 @@ class ExecutorClient:
         with self._lock:
             buffer = self._buffer()
             batch, index = buffer.add(call, arguments, arguments_id, depends_on, contains)
+            anchor = None
+            if self.handles is not None:
+                anchor = self.handles.submitting(batch, is_open=buffer.is_open(batch))
             if not self._stirred:
                 self._stirred = True
                 self._wake()
-        return refs_of(batch, index, call.shape.num_returns)
+        return refs_of(batch, index, call.shape.num_returns, anchor)
 
-    def store_value(self, parts: Sequence[Any]) -> bytes:
+    def store_value(self, parts: Sequence[Any], contains: tuple[bytes, ...]) -> ObjectRef[Any]:
         """Write a value into the spool, for the agent to adopt."""
+        handles = self.handles
+        if handles is not None and handles.has_dropped:
+            # Their bytes may be what there is room for now.
+            self.tell_handles()
         with self._lock:
-            identifier = ids.object_id(self._buffer().next_id(), ids.PUT_INDEX)
-        self._send(m.Keep(identifier, self.spool(parts)))
-        return identifier
+            buffer = self._buffer()
+            for inner in contains:
+                buffer.flush_for(inner)
+            identifier = ids.object_id(buffer.next_id(), ids.PUT_INDEX)
+        path = self.spool(parts)
+        ref: ObjectRef[Any] = ObjectRef(identifier, self.anchor(identifier))
+        if handles is not None:
+            with self._lock:
+                handles.kept(identifier)
+        self._send(m.Keep(identifier, path, contains))
+        return ref
 
-    def spool(self, parts: Iterable[Any]) -> str:
-        """Write a record of a value into the folder shared with the agent; returns the path."""
-        path = Path(self._setup.spool) / f"{os.getpid()}-{os.urandom(8).hex()}"
+    def spool(self, parts: Sequence[Any]) -> str:
+        """Write a record of a value where the agent can adopt it; returns the path.
+
+        Where refs are counted, it waits for room while others may still let go of some. Raises
+        `StoreFullError` when there is none.
+        """
+        try:
+            return self._write(parts)
+        except StoreFullError as full:
+            if self.handles is None or full.hopeless:
+                raise
+        gc.collect()  # what only cycles of garbage refer to
+        deadline_s = time.monotonic() + ROOM_S
+        while True:
+            self.tell_handles()
+            try:
+                return self._write(parts)
+            except StoreFullError:
+                if time.monotonic() > deadline_s:
+                    raise
+            time.sleep(_ROOM_LOOK_S)
+
+    def discard(self, path: str) -> None:
+        """Give the room back of a value that was spooled, and that nobody will adopt."""
+        if self._room is not None:
+            self._room.release(Path(path))
+
+    def _write(self, parts: Sequence[Any]) -> str:
+        if self._room is None:
+            self._room = Room(self._setup.room)
         head = envelope.header(envelope.Kind.OBJECT, envelope.new_nonce())
-        with path.open("wb", buffering=0) as file:
-            for part in (head, *parts):
-                view = memoryview(part).cast("B")
-                while view:
-                    view = view[file.write(view) :]
-        return str(path)
+        return str(self._room.write((head, *parts)))
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """Wait for all values, or until one is an error."""
@@ -218,7 +324,7 @@ class ExecutorClient:
             outcome = self._outcomes.get(ref.id)
             if outcome is None:
                 attempt = self._running()
-                self._futures.setdefault(ref.id, []).append((attempt, future))
+                self._futures.setdefault(ref.id, []).append((attempt, ref, future))
                 self._block(attempt, 1)
                 self._want([ref.id])
         if outcome is not None:
@@ -232,15 +338,28 @@ class ExecutorClient:
             self._flush()
         self._send(m.Cancel(ref.id, force))
 
-    def escape(self, identifier: bytes) -> None:
+    def escape(self, identifier: bytes, *, unseen: bool) -> None:
         """A ref leaves: the batch that makes its value must be with the agent first."""
         with self._lock:
             attempt = self._attempt
             if attempt is not None and attempt.buffer is not None:
                 attempt.buffer.flush_for(identifier)
+            if unseen and self.handles is not None:
+                self.handles.pin(identifier)
 
-    def anchor(self, identifier: bytes) -> None:
-        """Nothing is kept for refs here: what an attempt learned goes when it ends."""
+    def anchor(self, identifier: bytes) -> Anchor | None:
+        """What tells that there are refs to this id's unit here; None where nobody counts."""
+        if self.handles is None:
+            return None
+        with self._lock:
+            return self.handles.anchor(identifier)
+
+    def describe(self, identifier: bytes) -> str:
+        """What this attempt has learned of a value."""
+        outcome = self._outcomes.get(identifier)
+        if outcome is None:
+            return "pending"
+        return "failed" if outcome.is_error else "done"
 
     def nodes(self) -> list[dict[str, Any]]:
         """Ask the agent."""
@@ -309,7 +428,10 @@ class ExecutorClient:
         return attempt.buffer
 
     def _store_batch(self, name: QueueName, batch: Batch) -> None:
-        self._send(m.Submit(name.klass, name.priority, name.estimated_ms, batch))
+        buffer = self._buffer()
+        adding = buffer.adding_to == name.batch
+        held = self.handles is None or self.handles.begun(name.batch, adding=adding)
+        self._send(m.Submit(name.klass, name.priority, name.estimated_ms, batch, held))
 
     def _flush(self) -> None:
         if self._attempt is not None and self._attempt.buffer is not None:

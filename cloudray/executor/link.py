@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
-import socket
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
+from cloudray.platform import end_own_group, unix_socket
 from cloudray.protocol.messages import Message, Unpacker, pack
 
 #: Above what malloc takes from its heap, every read would map and unmap memory.
@@ -22,10 +24,12 @@ class Link:
     """
 
     def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = unix_socket()
         self._socket.connect(path)
         self._sending = threading.Lock()
         self._unpacker = Unpacker()
+        #: called when something in this process has closed the link's descriptors
+        self.on_broken: Callable[[], None] = lambda: None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
 
@@ -35,21 +39,28 @@ class Link:
         try:
             with self._sending:
                 self._socket.sendall(frame)
-        except OSError:
-            os._exit(1)
+        except OSError as error:
+            self._end(error)
 
     def receive(self) -> list[Message]:
         """Wait for the next messages."""
         while True:
             try:
                 data = self._socket.recv(_READ_BYTES)
-            except OSError:
-                data = b""
+            except OSError as error:
+                self._end(error)
             if not data:
-                os._exit(1)
+                end_own_group()
             messages = self._unpacker.feed(data)
             if messages:
                 return messages
+
+    def _end(self, error: OSError) -> NoReturn:
+        if error.errno in (errno.EBADF, errno.ENOTSOCK):
+            # The agent is there; it ends what this process has started, and says why.
+            self.on_broken()
+            os._exit(1)
+        end_own_group()
 
     def receive_forever(
         self, handle: Callable[[Message], None], tick: Callable[[], float | None]
@@ -62,7 +73,10 @@ class Link:
             timeout_s = tick()
             for descriptor, _ in poll.poll(None if timeout_s is None else timeout_s * 1000):
                 if descriptor == self._wake_read:
-                    os.read(descriptor, 4096)
+                    try:
+                        os.read(descriptor, 4096)
+                    except OSError as error:
+                        self._end(error)
                 else:
                     for message in self.receive():
                         handle(message)

@@ -80,6 +80,8 @@ class Streams:
     def __init__(self) -> None:
         self._speaker = Speaker()
         self._marked_s = 0.0
+        #: the pipes once more, for when a task has closed or redirected theirs
+        self._pipes = os.dup(1), os.dup(2)
         self._capture()
 
     def begin(self, ticket: int, name: str, now_s: float) -> None:
@@ -92,13 +94,24 @@ class Streams:
             self._capture()
         if now_s - self._marked_s > self._QUIET_S:
             self._marked_s = now_s
+            self.connect()
             self._out.mark()
             self._err.mark()
 
     def finish(self) -> None:
         """The task has ended: pass on what it printed."""
-        self._out.finish()
-        self._err.finish()
+        try:
+            self._out.finish()
+            self._err.finish()
+        except OSError:
+            # It has closed a descriptor; what is still in a buffer comes when there is one again.
+            self.connect()
+            self._capture()
+
+    def connect(self) -> None:
+        """Let standard output and error be the pipes to the agent, whatever they are now."""
+        for standard, pipe in zip((1, 2), self._pipes, strict=True):
+            os.dup2(pipe, standard)
 
     def _capture(self) -> None:
         self._out, self._err = TaskStream(1, self._speaker), TaskStream(2, self._speaker)

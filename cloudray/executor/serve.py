@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -20,14 +21,20 @@ from cloudray.executor.client import TICK_S, Attempt, ExecutorClient
 from cloudray.executor.link import Link
 from cloudray.executor.output import Streams
 from cloudray.executor.run import Function, Runner
-from cloudray.platform import die_with_parent
+from cloudray.executor.surroundings import Surroundings
+from cloudray.platform import die_with_parent, end_own_group, monotonic_s, on_fork
 from cloudray.protocol import messages as m
+from cloudray.protocol.buffer import SubmitBuffer
 from cloudray.protocol.records import Verb
+from cloudray.randomness import SeedWatch
+from cloudray.store.account import Account
 
 #: Outcomes are sent together, but none is held back longer than this.
 _HOLD_S = 0.005
 #: How often the link's thread looks whether outcomes are held back by a call that runs long.
 _LOOK_S = 0.02
+#: ... and, where refs are held that are counted, whether some of them are gone.
+_HOLDING_LOOK_S = 0.25
 
 
 class Executor:
@@ -47,6 +54,7 @@ class Executor:
         self._interrupting = 0
         self._current: Attempt | None = None
         self._pid = os.getpid()
+        link.on_broken = self._link_broken
 
     def serve(self) -> None:
         """Say hello, then run what comes until the agent says that nothing will."""
@@ -58,17 +66,25 @@ class Executor:
         self._prepare(first)
         for message in rest:
             self._handle(message)
-        threading.Thread(
-            target=self._link.receive_forever,
-            args=(self._handle, self._tick),
-            name="cloudray-link",
-            daemon=True,
-        ).start()
+        threading.Thread(target=self._listen, name="cloudray-link", daemon=True).start()
         while (call := self._next_call()) is not None:
             self._run(call)
             if self._leaving:
                 break
         self._send_outcomes()
+
+    def _listen(self) -> NoReturn:
+        try:
+            self._link.receive_forever(self._handle, self._tick)
+        except BaseException:
+            traceback.print_exc()
+            raise
+        finally:
+            # A process that no longer hears its agent must not keep a slot.
+            end_own_group()
+
+    def _link_broken(self) -> None:
+        self._progress[2] = 1
 
     def _prepare(self, setup: m.Setup) -> None:
         for entry in reversed(setup.job.sys_path):
@@ -79,13 +95,15 @@ class Executor:
             if setup.job.cwd not in sys.path:
                 # As Ray has it; last, so that nothing there hides anything.
                 sys.path.append(setup.job.cwd)
-        self._client = ExecutorClient(self._link.send, self._link.wake, setup)
-        self._runner = Runner(self._client.spool)
+        self._client = ExecutorClient(self._link.send, self._link.wake, setup, self._send_outcomes)
+        self._runner = Runner(self._client.spool, self._client.discard)
         self._setup = setup
         context.register(self._client)
         self._streams = Streams()
+        self._seeds = SeedWatch()
         signal.signal(signal.SIGINT, self._on_interrupt)
-        os.register_at_fork(after_in_child=_forget_cluster)
+        self._surroundings = Surroundings(self._streams.connect)
+        on_fork(_forget_cluster)
 
     def _next_call(self) -> m.Call | None:
         while True:
@@ -101,9 +119,16 @@ class Executor:
         attempt = Attempt(call, shape, self._setup.days, self._setup.job.id)
         # Before the ticket is shown as running: whoever sees it there may want to interrupt it.
         self._current = attempt
+        if shape.timeout_s:
+            # Before the ticket, which says that it is there.
+            self._progress[1] = int(monotonic_s() * 1e9)
         self._progress[0] = call.ticket
         self._streams.begin(call.ticket, shape.name, time.monotonic())
         self._client.begin(attempt)
+        self._seeds.undo()
+        if self._surroundings.changed:
+            # By a thread of an earlier task.
+            self._surroundings.restore()
         try:
             outcome = self._runner.run(call, function)
             self._client.end()
@@ -116,14 +141,27 @@ class Executor:
             # User code forked, and this is the child, which has come out of the task.
             os._exit(0)
         self._current = None
-        self._streams.finish()
+        self._tidy_up()
         function.calls += 1
         self._leaving = 0 < shape.max_calls <= function.calls
         with self._holding:
             self._held.append(outcome)
+        self._runner.kept = None
         now_s = time.monotonic()
         if self._leaving or self._calls.empty() or now_s - self._last_sent_s > _HOLD_S:
             self._send_outcomes()
+        handles = self._client.handles
+        if handles is not None and handles.has_dropped:
+            self._client.tell_handles()
+
+    def _tidy_up(self) -> None:
+        try:
+            self._streams.finish()
+            self._surroundings.restore()
+        except OSError:
+            # What is needed for that is closed, and the link with it.
+            self._link_broken()
+            os._exit(1)
 
     def _exit(self, leaving: SystemExit) -> NoReturn:
         """Do what `sys.exit` in a task asks for: to its agent that is the death of a process."""
@@ -152,9 +190,12 @@ class Executor:
             self._insist()
         if self._client.flush_due():
             return TICK_S
+        self._client.tell_dropped()
         if self._held or self._interrupting or not self._calls.empty():
             return _LOOK_S
-        return None
+        handles = self._client.handles
+        # What user code lets go of, while it runs long or in threads of its own, wakes nobody.
+        return _HOLDING_LOOK_S if handles is not None and handles.holds else None
 
     def _insist(self) -> None:
         """Interrupt the call that is to be interrupted, until that reaches it or it has ended."""
@@ -177,7 +218,10 @@ class Executor:
         elif isinstance(message, m.Interrupt):
             current = self._current
             if current is not None and current.call.ticket == message.ticket:
-                current.cancelled = True
+                if message.timed_out:
+                    self._runner.expired = message.ticket
+                else:
+                    current.cancelled = True
                 self._interrupting = message.ticket
         elif isinstance(message, m.Leave):
             self._calls.put(None)
@@ -199,14 +243,32 @@ class Executor:
     def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
         """Raise in user code only, only in the call that is meant, and never in half a message."""
         inside = self._runner.inside
-        if inside and inside == self._interrupting and not _is_sending(frame):
+        if inside and inside == self._interrupting and not _is_busy(frame):
             self._interrupting = 0
+            if inside == self._runner.expired:
+                self._runner.stopped = inside
             raise KeyboardInterrupt
 
 
-def _is_sending(frame: FrameType | None) -> bool:
+#: Where an exception would leave half a message behind, or a lock taken, or would lose what has
+#: been taken out to be sent.
+_NEVER_IN = (
+    Link.send.__code__,
+    Executor._send_outcomes.__code__,  # noqa: SLF001 - this module's own
+    ExecutorClient.submit.__code__,
+    ExecutorClient.tell_handles.__code__,
+    SubmitBuffer.flush.__code__,
+    SubmitBuffer.flush_for.__code__,
+    Account.__enter__.__code__,
+    Account.__exit__.__code__,
+    threading.Condition.__enter__.__code__,
+    threading.Condition.__exit__.__code__,
+)
+
+
+def _is_busy(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code is Link.send.__code__:
+        if frame.f_code in _NEVER_IN:
             return True
         frame = frame.f_back
     return False

@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -27,11 +28,33 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from cloudray.platform import die_with_parent, name_process
+from cloudray.platform import (
+    adopt_orphans,
+    children,
+    die_with_parent,
+    end_group,
+    message_pair,
+    name_process,
+)
 
 _MESSAGE_BYTES = 1 << 16
 #: Standard output and error of an executor.
 _DESCRIPTORS = 2
+#: What is left is killed so often, as it may have started others meanwhile.
+_GENERATIONS = 100
+#: Variables that an interpreter, its modules or the linker read only when they start.
+_READ_AT_START = (
+    "PYTHON",
+    "LD_",
+    "DYLD_",
+    "MALLOC_",
+    "GLIBC_",
+    "LC_",
+    "LANG",
+    "TZ",
+    "TMP",
+    "TEMP",
+)
 
 
 class StartRequest(msgspec.Struct, frozen=True):
@@ -51,6 +74,18 @@ class Output(msgspec.Struct, frozen=True):
     read: tuple[int, int]
     #: the ends that the executor gets
     write: tuple[int, int]
+
+
+def needs_fresh_interpreter(env: dict[str, str]) -> bool:
+    """Whether a fork could not take these environment variables to heart."""
+    return any(name.startswith(_READ_AT_START) for name in env)
+
+
+def command_of(socket_path: str, request: StartRequest) -> list[str]:
+    """The command line of an executor that is an interpreter of its own."""
+    # -P: files in the working directory must not hide modules that the executor needs.
+    module = [sys.executable, "-P", "-m", "cloudray.executor"]
+    return [*module, socket_path, request.token, request.progress]
 
 
 def request_start(spool: Path, env: dict[str, str]) -> tuple[StartRequest, Output]:
@@ -75,7 +110,7 @@ def fork_zygote(
 
     To be called while this process has a single thread and has loaded little else.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = message_pair()
     pid = os.fork()
     if pid:
         theirs.close()
@@ -99,11 +134,8 @@ def _be_zygote(
     output: tuple[int, int],
     preload: tuple[str, ...],
 ) -> NoReturn:
-    parent = os.getppid()
-    die_with_parent()
-    if os.getppid() != parent:
-        os._exit(0)
     os.setsid()
+    adopt_orphans()
     name_process("cloudray-zygote")
     _keep_only({0, 1, 2, control.fileno(), *output})
     _silence_input()
@@ -113,44 +145,78 @@ def _be_zygote(
     # What is loaded now stays for ever: keep the collector from touching, and copying, its pages.
     gc.collect()
     gc.freeze()
-    _fork_executor(control, socket_path, first, output)
-    while True:
-        body, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, _DESCRIPTORS)
-        if not body:
-            _reap_all()
-            os._exit(0)
-        request: dict[str, Any] = msgspec.msgpack.decode(body)
-        if "reap" in request:
-            _, status = os.waitpid(request["reap"], 0)
-            status = os.waitstatus_to_exitcode(status)
-            control.send(msgspec.msgpack.encode({"pid": request["reap"], "status": status}))
-        else:
-            # The first executor was wanted too soon to wait for these.
-            for module in preload:
-                import_module(module)
-            out, err = descriptors
-            _fork_executor(control, socket_path, msgspec.convert(request, StartRequest), (out, err))
+    executors: set[int] = set()
+    try:
+        executors.add(_fork_executor(control, socket_path, first, output))
+        while True:
+            body, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, _DESCRIPTORS)
+            if not body:
+                break
+            request: dict[str, Any] = msgspec.msgpack.decode(body)
+            _reap(children() - executors)
+            if "reap" in request:
+                pid = request["reap"]
+                _, status = os.waitpid(pid, 0)
+                executors.remove(pid)
+                status = os.waitstatus_to_exitcode(status)
+                control.send(msgspec.msgpack.encode({"pid": pid, "status": status}))
+            else:
+                # The first executor was wanted too soon to wait for these.
+                for module in preload:
+                    import_module(module)
+                start = msgspec.convert(request, StartRequest)
+                out, err = descriptors
+                executors.add(_fork_executor(control, socket_path, start, (out, err)))
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the agent's end, met while something was said to it
+    finally:
+        _end(executors)
+    os._exit(0)
 
 
-def _reap_all() -> None:
-    """The agent has ended its executors: leave no zombie of them to whoever adopts orphans."""
-    while True:
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
+def _end(executors: set[int]) -> None:
+    """The agent has gone: end what it has not ended, and leave no zombie to whoever adopts them.
+
+    Not by a signal that the kernel sends at the agent's death, which would end the executors but
+    not what they have started.
+    """
+    for pid in executors:
+        end_group(pid)
+    for pid in executors:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+    # Daemons that have left their groups. Their children come here in turn.
+    beyond_reach: set[int] = set()
+    for _ in range(_GENERATIONS):
+        adopted = children() - beyond_reach
+        if not adopted:
             return
+        for pid in adopted:
+            try:
+                # Not reaped, so the number is still its own.
+                os.kill(pid, signal.SIGKILL)
+            except PermissionError:
+                beyond_reach.add(pid)
+            else:
+                os.waitpid(pid, 0)
+
+
+def _reap(adopted: set[int]) -> None:
+    """Leave no zombies of what executors had started when those have ended."""
+    for pid in adopted:
+        os.waitpid(pid, os.WNOHANG)
 
 
 def _fork_executor(
     control: socket.socket, socket_path: str, request: StartRequest, output: tuple[int, int]
-) -> None:
+) -> int:
     zygote = os.getpid()
     pid = os.fork()
     if pid:
         for descriptor in output:
             os.close(descriptor)
         control.send(msgspec.msgpack.encode({"token": request.token, "pid": pid}))
-        return
+        return pid
     try:
         die_with_parent()
         if os.getppid() != zygote:
@@ -161,6 +227,8 @@ def _fork_executor(
             os.dup2(descriptor, standard)
         _keep_only({0, 1, 2})
         os.environ.update(request.env)
+        if needs_fresh_interpreter(request.env):
+            os.execv(sys.executable, command_of(socket_path, request))  # noqa: S606 - no shell
         # User code finds an empty main module, as in a fresh interpreter.
         sys.modules["__main__"] = ModuleType("__main__")
         sys.argv = ["cloudray.executor"]

@@ -167,6 +167,8 @@ class Executor:
     def begin(self, call: m.Call) -> None:
         """Show a call as the one that runs."""
         assert self.worker.progress is not None
+        now_s = asyncio.get_running_loop().time()
+        self.worker.progress[8:16] = int(now_s * 1e9).to_bytes(8, "little")
         self.worker.progress[:8] = call.ticket.to_bytes(8, "little")
 
     def end(
@@ -369,6 +371,8 @@ def shape_of(
     max_retries: int = 3,
     env_vars: dict[str, str] | None = None,
     num_returns: int = 1,
+    timeout_s: float = 0.0,
+    retry_timeouts: bool = False,
 ) -> Shape:
     return Shape(
         digest_of(name),
@@ -377,6 +381,8 @@ def shape_of(
         {"CPU": to_units(cpus)} if cpus else {},
         max_retries,
         env_vars=env_vars or {},
+        timeout_s=timeout_s,
+        retry_timeouts=retry_timeouts,
     )
 
 

@@ -42,16 +42,16 @@ def pieces(store: Store, job: bytes = JOB.id) -> list[bytes]:
 
 
 def test_a_line_is_shown_at_once(logs: Logs, shown: list[object], store: Store) -> None:
-    logs.line(JOB.id, line("one"))
+    logs.lines(JOB.id, (line("one"),))
     assert shown == [(JOB.id, (line("one"),))]
     assert pieces(store) == []
 
 
 def test_what_came_since_the_last_time_is_one_piece(logs: Logs, store: Store) -> None:
-    logs.line(JOB.id, line("one"))
-    logs.line(JOB.id, line("two", "g"))
+    logs.lines(JOB.id, (line("one"),))
+    logs.lines(JOB.id, (line("two", "g"),))
     logs.flush()
-    logs.line(JOB.id, line("three"))
+    logs.lines(JOB.id, (line("three"),))
     logs.flush()
     assert pieces(store) == [b"(f pid=42) one\n(g pid=42) two\n", b"(f pid=42) three\n"]
 
@@ -62,8 +62,8 @@ def test_nothing_is_written_when_nothing_came(logs: Logs, store: Store) -> None:
 
 
 def test_each_job_has_pieces_of_its_own(logs: Logs, store: Store) -> None:
-    logs.line(JOB.id, line("one"))
-    logs.line(OTHER_JOB, line("two"))
+    logs.lines(JOB.id, (line("one"),))
+    logs.lines(OTHER_JOB, (line("two"),))
     logs.flush()
     assert pieces(store) == [b"(f pid=42) one\n"]
     assert pieces(store, OTHER_JOB) == [b"(f pid=42) two\n"]
@@ -71,7 +71,32 @@ def test_each_job_has_pieces_of_its_own(logs: Logs, store: Store) -> None:
 
 def test_a_folder_is_named_as_a_user_would_type_it(logs: Logs, store: Store) -> None:
     folder = logs.folder(JOB.id)
-    logs.line(JOB.id, line("one"))
+    logs.lines(JOB.id, (line("one"),))
     logs.flush()
     (entry,) = store.list("t7/jobs/")
     assert folder == f"file:///shared/cluster/{entry.key.rpartition('/')[0]}"
+
+
+def test_a_limit_keeps_the_newest_pieces(store: MemoryStore) -> None:
+    logs = Logs(Io(store), "agent", lambda *_: None, limit_bytes=1000)
+    for number in range(20):
+        logs.lines(JOB.id, (line(f"{number} " + "x" * 300),))
+        logs.lines(OTHER_JOB, (line("other"),))
+        logs.flush()
+    numbers = [piece.split()[2] for piece in pieces(store)]
+    assert sorted(numbers) == [b"18", b"19"]
+    assert sum(len(piece) for piece in pieces(store)) < 1000
+    assert len(pieces(store, OTHER_JOB)) > 2
+
+
+def test_a_single_piece_is_kept_whatever_its_size(store: MemoryStore) -> None:
+    logs = Logs(Io(store), "agent", lambda *_: None, limit_bytes=10)
+    logs.lines(JOB.id, (line("x" * 300),))
+    logs.flush()
+    assert len(pieces(store)) == 1
+
+
+def test_a_lot_does_not_wait_for_the_next_time(logs: Logs, store: Store) -> None:
+    for _ in range(100):
+        logs.lines(JOB.id, (line("x" * 100_000),))
+    assert len(pieces(store)) >= 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 
@@ -20,7 +22,7 @@ class Pipe:
         self.lines: list[Line] = []
         self.kept = kept_lines()
         read, self.write_end = os.pipe()
-        self.output = Output(read, is_error=is_error, kept=self.kept, on_line=self.lines.append)
+        self.output = Output(read, is_error=is_error, kept=self.kept, on_lines=self.lines.extend)
         self.output.pid = 42
 
     def write(self, *pieces: bytes) -> None:
@@ -190,6 +192,21 @@ async def test_a_lot_of_output_is_read_in_one_go(make: Make) -> None:
     os.write(pipe.write_end, b"line\n" * 13_000)
     pipe.output.drain()
     assert len(pipe.lines) == 13_000
+
+
+async def test_who_prints_without_end_leaves_others_their_turn(make: Make) -> None:
+    """The loop's reader takes a part; what is left is still there at the next turn."""
+    pipe, other = make(), make()
+    fcntl.fcntl(pipe.write_end, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.write(pipe.write_end, b"line\n" * 200_000)
+    os.write(other.write_end, b"other\n")
+    turns = 0
+    while len(pipe.lines) < 200_000:
+        before = len(pipe.lines)
+        await asyncio.sleep(0)
+        turns += len(pipe.lines) > before
+        assert not pipe.lines or other.texts == ["other"]
+    assert turns > 3
 
 
 async def test_the_last_lines_are_kept_with_their_tickets(make: Make) -> None:

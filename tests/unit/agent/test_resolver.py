@@ -159,7 +159,8 @@ async def test_refs_of_one_batch_are_waited_for_together(
     for index in range(100):
         resolver.want(ids.object_id(BATCH_ID, index), heard)
     await asyncio.sleep(0.001)
-    assert ledger == Ledger(get=1)
+    # The first entry of the batch's journal, and whether its job exists.
+    assert ledger == Ledger(get=2)
 
 
 async def test_looks_grow_rarer_until_one_in_a_commit_interval(
@@ -268,7 +269,7 @@ async def test_a_value_that_was_put_is_read(
 ) -> None:
     put(store, PUT, b"value")
     resolver.want(PUT, heard)
-    await asyncio.sleep(0)
+    await asyncio.sleep(1)
     assert heard.answers == [(Verb.DONE, b"value")]
 
 
@@ -294,7 +295,7 @@ async def test_a_large_result_is_read_where_its_word_says(
 
 async def test_a_value_that_is_gone_is_lost(resolver: Resolver, heard: Heard) -> None:
     resolver.want(PUT, heard)
-    await asyncio.sleep(0)
+    await asyncio.sleep(1)
     ((verb, payload),) = heard.answers
     error = load(payload)
     assert verb == Verb.FAILED
@@ -311,6 +312,31 @@ async def test_a_ref_whose_job_is_gone_is_lost(
     ((verb, payload),) = heard.answers
     assert verb == Verb.FAILED
     assert isinstance(load(payload), ObjectLostError)
+
+
+async def test_a_ref_of_a_job_that_never_was_is_lost_at_the_first_look(
+    resolver: Resolver, store: Counting, ledger: Ledger, heard: Heard
+) -> None:
+    store.delete([layout.meta(BATCH_ID)])
+    before = ledger.as_dict()
+    resolver.want(REF, heard)
+    await asyncio.sleep(0.001)
+    ((verb, payload),) = heard.answers
+    assert verb == Verb.FAILED
+    assert "it belongs to another cluster" in str(load(payload))
+    # Its journal, the job's record, and its journal once more.
+    assert ledger.subtract(before) == Ledger(get=3)
+
+
+async def test_whether_a_job_exists_is_asked_once(
+    resolver: Resolver, ledger: Ledger, heard: Heard
+) -> None:
+    resolver.want(REF, heard)
+    await asyncio.sleep(0.001)
+    before = ledger.as_dict()
+    resolver.want(ids.object_id(ids.batch_id(BATCH_ID[:21], 77), 0), heard)
+    await asyncio.sleep(0.001)
+    assert ledger.subtract(before) == Ledger(get=1)
 
 
 async def test_as_long_as_its_job_is_there_a_ref_is_waited_for(

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cloudray.agent.starters import FreshStarter, ZygoteStarter, needs_fresh_interpreter
-from cloudray.executor.zygote import StartRequest, request_start
+from cloudray.agent.starters import FreshStarter, ZygoteStarter
+from cloudray.executor.zygote import StartRequest, needs_fresh_interpreter, request_start
 
 
 class Fresh(FreshStarter):
@@ -180,17 +180,6 @@ async def test_one_that_was_started_with_the_zygote_is_expected(
     starter.close()
     for descriptor in output:
         os.close(descriptor)
-
-
-async def test_variables_that_a_fork_cannot_take_up_get_a_fresh_interpreter(
-    zygote: Zygote, fresh: Fresh, ask: Ask
-) -> None:
-    pids: list[int] = []
-    starter = ZygoteStarter(zygote.agents_end, fresh)
-    request, output = ask(PYTHONHASHSEED="0")
-    starter.start(request, output, pids.append)
-    assert (fresh.started, pids) == ([request.token], [1])
-    starter.close()
 
 
 async def test_who_was_started_fresh_is_reaped_there(zygote: Zygote, fresh: Fresh) -> None:

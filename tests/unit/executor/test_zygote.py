@@ -21,6 +21,7 @@ from cloudray.executor.zygote import request_start
 from cloudray.protocol import messages as m
 from cloudray.protocol.messages import Message, Unpacker, pack
 from cloudray.protocol.records import Shape, Verb
+from cloudray.store.room import RoomSpec
 from cloudray.values.codec import loads
 from tests.unit.agent.bench import JOB
 from tests.unit.protocol.builders import BATCH_ID
@@ -53,7 +54,7 @@ class Line:
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Let the executor call a function; returns what that returned."""
-        setup = m.Setup(JOB, 7, "node", "/nowhere", "")
+        setup = m.Setup(JOB, 7, "node", RoomSpec("/nowhere"), "")
         learn = m.Learn(0, Shape("f" * 64, "f", 1, {}), cloudpickle.dumps(function))
         run = m.Run((m.Call(1, 0, BATCH_ID + b"\0\0", 1, 0, 0),))
         self.connection.sendall(pack(setup) + pack(learn) + pack(run))
@@ -243,6 +244,17 @@ def test_environment_variables_are_there(agent: Agent) -> None:
     assert agent.fork().call(look) is None
 
 
+def test_variables_that_are_read_at_the_start_get_a_fresh_interpreter(agent: Agent) -> None:
+    def look() -> list[str]:
+        import sys
+
+        return sys.orig_argv
+
+    line = agent.fork(TZ="Asia/Tokyo")
+    assert parent_of(line.pid) == agent.zygote
+    assert "cloudray.executor" in line.call(look)
+
+
 def test_modules_are_loaded_ahead_for_all_but_the_first(fork_zygote: Fork) -> None:
     def look() -> bool:
         import sys
@@ -251,6 +263,20 @@ def test_modules_are_loaded_ahead_for_all_but_the_first(fork_zygote: Fork) -> No
 
     agent = fork_zygote("colorsys")
     assert agent.fork().call(look)
+
+
+def test_executors_that_are_forked_draw_random_numbers_of_their_own(fork_zygote: Fork) -> None:
+    def draw() -> tuple[int, int]:
+        import random
+
+        import numpy as np
+
+        return random.getrandbits(60), int(np.random.randint(1 << 60))  # noqa: NPY002 - meant
+
+    agent = fork_zygote("random", "numpy.random")
+    drawn = [agent.fork().call(draw) for _ in range(8)]
+    for numbers in zip(*drawn, strict=True):
+        assert len(set(numbers)) == 8
 
 
 # -- ending --------------------------------------------------------------------------------
@@ -282,11 +308,68 @@ def test_executors_die_with_their_zygote(agent: Agent) -> None:
     assert [wait() for wait in ended] == [True, True]
 
 
-def test_a_zygote_dies_with_its_agent(agent: Agent) -> None:
+def start_sleeper() -> int:
+    import subprocess
+
+    return subprocess.Popen(["sleep", "600"]).pid  # noqa: S607 - as a task would
+
+
+def test_a_zygote_dies_with_its_agent_and_so_does_what_executors_have_started(agent: Agent) -> None:
     line = agent.line()
-    ended = [has_ended(pid) for pid in (agent.zygote, line.pid)]
+    sleeper = line.call(start_sleeper)
+    ended = [has_ended(pid) for pid in (agent.zygote, line.pid, sleeper)]
+    agent.control.close()  # this copy of what only the agent has
     agent.process.kill()
+    assert [wait() for wait in ended] == [True, True, True]
+
+
+def start_daemons() -> tuple[int, int]:
+    """A daemon that has left group, session and parent, and what that has started in turn."""
+    import os
+    import subprocess
+    import time
+
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.setsid()
+        if not os.fork():
+            child = subprocess.Popen(["sleep", "600"], start_new_session=True)  # noqa: S607
+            os.write(writing, f"{os.getpid()} {child.pid}".encode())
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+    daemon, child_pid = os.read(reading, 100).split()
+    return int(daemon), int(child_pid)
+
+
+def test_daemons_end_with_the_zygote(agent: Agent) -> None:
+    line = agent.line()
+    daemon, child = line.call(start_daemons)
+    assert parent_of(daemon) == agent.zygote
+    assert parent_of(child) == daemon
+    ended = [has_ended(pid) for pid in (daemon, child)]
+    line.connection.shutdown(socket.SHUT_RDWR)
+    agent.control.close()
     assert [wait() for wait in ended] == [True, True]
+
+
+def start_short_daemon() -> int:
+    import os
+
+    reading, writing = os.pipe()
+    if not os.fork():
+        if not os.fork():
+            os.write(writing, str(os.getpid()).encode())
+        os._exit(0)
+    os.wait()
+    return int(os.read(reading, 100))
+
+
+def test_a_daemon_that_has_ended_leaves_no_zombie(agent: Agent) -> None:
+    daemon = agent.line().call(start_short_daemon)
+    while Path(f"/proc/{daemon}").exists():
+        # The zygote looks when it is asked for something.
+        agent.fork()
 
 
 def test_a_zygote_ends_when_its_agent_hangs_up(agent: Agent) -> None:
@@ -299,7 +382,9 @@ def test_a_zygote_ends_when_its_agent_hangs_up(agent: Agent) -> None:
 
 def test_when_the_zygote_has_died_executors_are_fresh_interpreters(agent: Agent) -> None:
     agent.line()
+    ended = has_ended(agent.zygote)
     os.kill(agent.zygote, signal.SIGKILL)
+    assert ended()
 
     async def start() -> tuple[int, int]:
         starter = ZygoteStarter(agent.control, FreshStarter(agent.socket_path))
