@@ -9,8 +9,13 @@ import math
 import re
 from typing import Any
 
+from cloudray.ids import MAX_RETURNS
+
 #: Quantities of resources are multiples of this; Ray's precision.
 SMALLEST_QUANTITY = 0.0001
+#: More than any machine has; what is stored must fit into 64 bits.
+LARGEST_QUANTITY = 1e15
+_LARGEST_COUNT = 2**31 - 1
 STRATEGIES = ("DEFAULT", "SPREAD")
 
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -18,10 +23,12 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 def quantity(name: str, value: float) -> float:
     """A number of units of a resource: finite, not negative, no finer than Ray's precision."""
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:  # of which neither is NaN; ints may be of any size
         raise ValueError(f"The quantity of resource {name} must be a finite number, not {value}")
     if value < 0:
         raise ValueError(f"The quantity of resource {name} cannot be negative")
+    if value > LARGEST_QUANTITY:
+        raise ValueError(f"The quantity of resource {name} cannot go beyond {LARGEST_QUANTITY:.0e}")
     if 0 < value < SMALLEST_QUANTITY:
         raise ValueError(
             f"The precision of the fractional quantity of resource {name} cannot go beyond "
@@ -64,7 +71,10 @@ def resources(_name: str, value: dict[Any, Any]) -> dict[str, float]:
                 f"The 'resources' keyword must be of type Dict[str, float], but it has "
                 f"{resource!r}: {amount!r}"
             )
-    return {resource: quantity(resource, amount) for resource, amount in value.items()}
+    return {
+        text("resources", resource): quantity(resource, amount)
+        for resource, amount in value.items()
+    }
 
 
 def num_returns(_name: str, value: int | str) -> int:
@@ -79,6 +89,11 @@ def num_returns(_name: str, value: int | str) -> int:
             "The keyword 'num_returns' only accepts None, a non-negative integer, 'streaming' "
             f"(for generators), or 'dynamic', not {value!r}"
         )
+    if value > MAX_RETURNS:
+        raise ValueError(
+            f"The keyword 'num_returns' cannot go beyond {MAX_RETURNS}: return a list, or call "
+            "the function more often"
+        )
     return int(value)
 
 
@@ -86,7 +101,7 @@ def max_calls(name: str, value: int) -> int:
     """A count; 0 is no limit."""
     if value < 0:
         raise ValueError(f"The keyword '{name}' only accepts None, 0 or a positive integer.")
-    return int(value)
+    return _count(name, value)
 
 
 def max_retries(name: str, value: int) -> int:
@@ -96,6 +111,12 @@ def max_retries(name: str, value: int) -> int:
             f"The keyword '{name}' only accepts None, 0, -1 or a positive integer, "
             "where -1 represents infinity."
         )
+    return _count(name, value)
+
+
+def _count(name: str, value: int) -> int:
+    if value > _LARGEST_COUNT:
+        raise ValueError(f"The keyword '{name}' cannot go beyond {_LARGEST_COUNT}.")
     return int(value)
 
 
@@ -110,6 +131,27 @@ def retry_exceptions(name: str, value: Any) -> bool | tuple[type[Exception], ...
                 f"{name} must be either a boolean or a list of exceptions, but it has {found!r}"
             )
     return classes
+
+
+def seconds(name: str, value: float) -> float:
+    """A time that can be over: finite, and above 0."""
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(
+            f"The keyword '{name}' only accepts None or a positive number of seconds, not {value!r}"
+        )
+    return float(value)
+
+
+def text(name: str, value: str) -> str:
+    """Characters that can be written down, which half of a surrogate pair cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"The keyword '{name}' has {value!r}, which is no text: {error.reason} at position "
+            f"{error.start}"
+        ) from None
+    return value
 
 
 def strategy(name: str, value: str) -> str:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from cloudray import context
-from cloudray.api.options import TaskOptions, merge, validate_task_options, with_inherited
+from cloudray import context, departed
+from cloudray.api.asked import shown
+from cloudray.api.options import (
+    TaskOptions,
+    merge,
+    said,
+    validate_task_options,
+    with_inherited,
+)
 from cloudray.api.prepare import pickle_function, prepare, refuse_unsupported
 from cloudray.api.signature import Signature
+from cloudray.api.tracebacks import shorten
 from cloudray.protocol.batching import MAX_INLINE_BYTES
-from cloudray.values.arguments import pack_arguments
+from cloudray.values.arguments import NOTHING, pack_arguments
+from cloudray.values.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -38,12 +47,14 @@ class RemoteFunction:
         self._signature = Signature.of(function)
         self._fewest = self._signature.min_positional
         self._most = self._signature.max_positional
+        self._names = self._signature.names
         self._pickled: bytes | None = None
+        self._repeats = Repeats()
         #: what the client that was current at the last call wants for calls
         self._ready: tuple[context.Client, Prepared] | None = None
         functools.update_wrapper(self, function)
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the function on the cluster; returns at once.
 
         Arguments are passed by value; an `ObjectRef` given directly (not inside a container)
@@ -51,27 +62,48 @@ class RemoteFunction:
         `num_returns` is above 1, or None when it is 0.
 
         Raises TypeError when the arguments do not fit the function's signature, or cannot be
-        pickled.
+        pickled (which is named), ValueError when the function is too large, and
+        `ObjectLostError` for a ref of a cluster that was shut down.
         """
-        if kwargs or not self._fewest <= len(args) <= self._most:
-            self._signature.check(args, kwargs)
-        client = context.current() or context.client()
-        ready = self._ready
-        if ready is None or ready[0] is not client:
-            ready = self._ready = (client, client.prepare(self, with_inherited(self._options)))
-        if not args and not kwargs:
-            return client.submit(ready[1], b"", b"", (), ())
-        serialized, depends_on = pack_arguments(args, kwargs, f"an argument of {self._name}")
-        if serialized.size_bytes > MAX_INLINE_BYTES:
-            identifier = client.store_value(serialized.parts)
-            return client.submit(ready[1], b"", identifier, depends_on, serialized.contains)
-        return client.submit(ready[1], serialized.to_bytes(), b"", depends_on, serialized.contains)
+        try:
+            if kwargs or not self._fewest <= len(args) <= self._most:
+                self._signature.check(args, kwargs)
+            # Before anything is asked of a cluster: what cannot be pickled changes nothing there.
+            if args or kwargs:
+                serialized, depends_on = pack_arguments(args, kwargs, self._name, self._names)
+                if departed.jobs:
+                    departed.refuse((*depends_on, *serialized.contains))
+            else:
+                serialized, depends_on = NOTHING, ()
+            client = context.current() or context.client()
+            ready = self._ready
+            if ready is None or ready[0] is not client:
+                ready = self._ready = (client, client.prepare(self, with_inherited(self._options)))
+            if serialized.size_bytes > MAX_INLINE_BYTES:
+                told = self._repeats.note(args, kwargs, serialized.size_bytes)
+                if told is not None:
+                    _warn_of_repeats(self._name, *told)
+                # Held until the call names it: nothing else does.
+                held = client.store_value(serialized.parts, serialized.contains)
+                return client.submit(ready[1], b"", held.id, depends_on, serialized.contains)
+            return client.submit(
+                ready[1], serialized.to_bytes(), b"", depends_on, serialized.contains
+            )
+        except BaseException as error:
+            shorten(error)
+            raise
 
-    def options(self, **changes: Any) -> RemoteFunction:
+    def options(self, /, *positional: Any, **changes: Any) -> RemoteFunction:
         """The same function with other options, for one call or several.
 
-        Takes what `remote` takes, except `max_calls`.
+        Takes what `remote` takes, as keywords, except `max_calls`.
         """
+        if positional:
+            msg = (
+                f"options() takes keywords only, but received {shown(positional[0])}. Write for "
+                f"example {self._name}.options(num_cpus=2)."
+            )
+            raise TypeError(msg)
         validate_task_options(changes, in_options=True)
         changed = RemoteFunction.__new__(RemoteFunction)
         changed.__dict__.update(self.__dict__)
@@ -96,7 +128,7 @@ class RemoteFunction:
         raise TypeError(msg)
 
     def __repr__(self) -> str:
-        return f"<remote function {self._name}>"
+        return ", ".join([f"<remote function {self._name}", *said(self._options)]) + ">"
 
     def __reduce__(self) -> tuple[Callable[..., RemoteFunction], tuple[Any, ...]]:
         return RemoteFunction, (self._function, self._options)
@@ -147,8 +179,8 @@ def remote(*args: Any, **options: Any) -> Any:
         msg = (
             "The @cloudray.remote decorator must be applied either with no arguments and no "
             "parentheses, for example '@cloudray.remote', or it must be applied using some of "
-            "the arguments in the list of options, for example '@cloudray.remote(num_returns=2, "
-            'resources={"CustomResource": 1})\'.'
+            "the options as keywords, for example '@cloudray.remote(num_returns=2, "
+            f'resources={{"CustomResource": 1}})\'.{_received(args, options)}'
         )
         raise TypeError(msg)
     validate_task_options(options, in_options=False)
@@ -157,20 +189,39 @@ def remote(*args: Any, **options: Any) -> Any:
     return lambda function: _make(function, chosen)
 
 
+def _received(args: tuple[Any, ...], options: dict[str, Any]) -> str:
+    if not args:
+        return " It received nothing: leave the parentheses out."
+    if options and callable(args[0]):
+        return " For a function and options write cloudray.remote(num_returns=2)(function)."
+    return f" It received {', '.join(shown(given) for given in args)}."
+
+
 def _make(function: Any, options: TaskOptions) -> RemoteFunction:
     if isinstance(function, RemoteFunction):
-        msg = f"{function!r} is a remote function already: use .options() to change its options"
+        msg = f"{function!r} is a remote function already: use .options() to change its options."
         raise TypeError(msg)
     if isinstance(function, type):
         msg = (
-            f"remote classes (actors) are not supported yet: {function.__qualname__} is a class. "
-            "Only functions can be remote in this version."
+            f"Remote classes (actors) are not supported yet, and {function.__qualname__} is a "
+            "class. Only functions can be remote in this version."
         )
         raise TypeError(msg)
     if not callable(function):
         msg = (
-            "The @cloudray.remote decorator must be applied to a function, not to a "
-            f"{type(function).__name__}."
+            "The @cloudray.remote decorator must be applied to a function, and "
+            f"{shown(function)} is of type {type(function).__name__}."
         )
         raise TypeError(msg)
     return RemoteFunction(function, options)
+
+
+def _warn_of_repeats(name: str, size_bytes: int, times: int) -> None:
+    import warnings
+
+    warnings.warn(
+        f"The same argument of {size_bytes / 1e6:,.0f} MB was passed to {name} {times} times, and "
+        "each call stores a copy of it. Tip: pass cloudray.put(value) instead of the value: it is "
+        "then stored once.",
+        stacklevel=3,  # who calls `.remote()`
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
-from cloudray import context
+from cloudray import context, departed, ids
+from cloudray.api.asked import ref_to_cancel, refs_to_get, refs_to_wait_for, timeout_s
+from cloudray.api.tracebacks import shorten
 from cloudray.refs import ObjectRef
 from cloudray.values import dumps
 
@@ -25,36 +27,29 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     `timeout` is in seconds; 0 means: now or not at all.
 
     Raises `GetTimeoutError` when the time is up, and what the task raised (as an error that is
-    both a `RayTaskError` and of the task's own exception class) when it failed.
+    both a `RayTaskError` and of the task's own exception class) when it failed;
+    `ObjectLostError` for a ref of a cluster that was shut down.
 
     >>> import cloudray
     >>> cloudray.get(cloudray.put("hello"))
     'hello'
     """
-    _check_timeout(timeout)
-    if isinstance(refs, ObjectRef):
-        return context.client().get((refs,), timeout)[0]
-    if not isinstance(refs, (list, tuple)):
-        msg = (
-            "Invalid type of object refs. 'get' takes an ObjectRef or a list of ObjectRefs, "
-            f"but received a {type(refs).__name__}."
-        )
-        raise ValueError(msg)  # noqa: TRY004 - as Ray does
-    for ref in refs:
-        if not isinstance(ref, ObjectRef):
-            msg = (
-                f"Attempting to call 'get' on the value {ref!r}, which is a "
-                f"{type(ref).__name__} and not an ObjectRef."
-            )
-            raise TypeError(msg)
-    return context.client().get(refs, timeout)
+    try:
+        limit_s = timeout_s(timeout)
+        wanted = refs_to_get(refs)
+        values = context.client().get(wanted, limit_s)
+        return values[0] if wanted is not refs else values
+    except BaseException as error:
+        shorten(error)
+        raise
 
 
 def put(value: R) -> ObjectRef[R]:
     """Store a value once, to be passed to many tasks; returns its ref.
 
     Raises TypeError for a ref (the value of a ref is in the store already) and for a value that
-    cannot be pickled, naming the member that cannot.
+    cannot be pickled, naming the member that cannot; `ObjectLostError` for a value with a ref of
+    a cluster that was shut down.
 
     >>> import cloudray
     >>> cloudray.get(cloudray.put([1, 2, 3]))
@@ -66,12 +61,15 @@ def put(value: R) -> ObjectRef[R]:
             "as a value, wrap it in a list."
         )
         raise TypeError(msg)
-    client = context.client()
-    serialized = dumps(value, "the value")
-    for identifier in serialized.contains:
-        client.escape(identifier)
-    identifier = client.store_value(serialized.parts)
-    return ObjectRef(identifier, client.anchor(identifier))
+    try:
+        serialized = dumps(value, "the value")
+        if departed.jobs:
+            departed.refuse(serialized.contains)
+        ref: ObjectRef[R] = context.client().store_value(serialized.parts, serialized.contains)
+    except BaseException as error:
+        shorten(error)
+        raise
+    return ref
 
 
 def wait(
@@ -87,7 +85,7 @@ def wait(
     first) and the others, both in the order given. `fetch_local` is accepted for Ray's sake.
 
     Raises TypeError when `refs` is not a list of refs, ValueError when one occurs twice or
-    `num_returns` cannot be met.
+    `num_returns` cannot be met, `ObjectLostError` for a ref of a cluster that was shut down.
 
     >>> import cloudray
     >>> ready, rest = cloudray.wait([cloudray.put(1), cloudray.put(2)])
@@ -95,29 +93,13 @@ def wait(
     (1, 1)
     """
     del fetch_local
-    _check_timeout(timeout)
-    if isinstance(refs, ObjectRef):
-        msg = "wait() expected a list of ObjectRef, got a single ObjectRef"
-        raise TypeError(msg)
-    if not isinstance(refs, (list, tuple)):
-        msg = f"wait() expected a list of ObjectRef, got {type(refs)}"
-        raise TypeError(msg)
-    for ref in refs:
-        if not isinstance(ref, ObjectRef):
-            msg = f"wait() expected a list of ObjectRef, got a list that contains {type(ref)}"
-            raise TypeError(msg)
-    if len(set(refs)) != len(refs):
-        msg = "Wait requires a list of unique object refs."
-        raise ValueError(msg)
-    if not refs:
-        return [], []
-    if num_returns <= 0:
-        msg = f"Invalid number of objects to return {num_returns}."
-        raise ValueError(msg)
-    if num_returns > len(refs):
-        msg = "num_returns cannot be greater than the number of objects provided to wait"
-        raise ValueError(msg)
-    return context.client().wait(refs, num_returns, timeout)
+    try:
+        limit_s = timeout_s(timeout)
+        wanted = refs_to_wait_for(refs, num_returns)
+        return context.client().wait(wanted, num_returns, limit_s) if wanted else ([], [])
+    except BaseException as error:
+        shorten(error)
+        raise
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
@@ -126,18 +108,16 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
     A running task gets a KeyboardInterrupt, or with `force` its process is killed. Who asks for
     its value gets `TaskCancelledError`. Tasks that it submitted are cancelled with it.
 
-    Raises TypeError for anything but an `ObjectRef`.
+    Raises TypeError for anything but an `ObjectRef`, `ObjectLostError` for one of a cluster that
+    was shut down.
 
     >>> import cloudray
     >>> cloudray.cancel(cloudray.remote(len).remote("abc"))
     """
-    if not isinstance(ref, ObjectRef):
-        msg = f"cancel() only supported for object refs. Got: {type(ref)}."
-        raise TypeError(msg)
-    context.client().cancel(ref, force=force, recursive=recursive)
-
-
-def _check_timeout(timeout: float | None) -> None:
-    if timeout is not None and timeout < 0:
-        msg = "The 'timeout' argument must be nonnegative."
-        raise ValueError(msg)
+    try:
+        wanted = ref_to_cancel(ref)
+        if ids.index_of(wanted.id) != ids.PUT_INDEX:  # what was put has no task
+            context.client().cancel(wanted, force=force, recursive=recursive)
+    except BaseException as error:
+        shorten(error)
+        raise

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from cloudray.api.options import TaskOptions
+from cloudray.exceptions import TaskTimeoutError
 from cloudray.protocol.buffer import Prepared
 from cloudray.protocol.demand import class_of, to_units
 from cloudray.protocol.records import Shape
-from cloudray.values.inspect import why_not_picklable
+from cloudray.values.inspect import refusal
+from cloudray.values.pickling import pickle_whole
 
 #: Ray's limits for a pickled function.
 WARN_BYTES = 10 << 20
@@ -19,12 +21,13 @@ _PRIORITY = 5
 
 def pickle_function(function: Callable[..., Any], name: str) -> bytes:
     """Pickle a function; raises ValueError when it is too large, TypeError when it cannot be."""
-    import cloudpickle
-
     try:
-        pickled: bytes = cloudpickle.dumps(function, protocol=5)
-    except Exception as error:
-        raise TypeError(why_not_picklable(function, f"the function {name}", error)) from error
+        pickled = pickle_whole(function)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the user's classes may raise anything
+        refused = refusal(function, f"the function {name}", error)
+        raise refused from refused.__cause__
     size_mib = len(pickled) / (1 << 20)
     if len(pickled) > MAX_BYTES:
         msg = (
@@ -72,9 +75,12 @@ def prepare(pickled: bytes, name: str, options: TaskOptions) -> Prepared:
         demand[f"accelerator_type:{options.accelerator_type}"] = to_units(0.001)
     demand = {key: units for key, units in demand.items() if units}
     retryable = options.retry_exceptions
+    retry_timeouts = retryable is True
     if not isinstance(retryable, bool):
         import cloudpickle
 
+        # Said apart: the agent, which may have to stop a task by force, unpickles nothing.
+        retry_timeouts = issubclass(TaskTimeoutError, retryable)
         retryable = cloudpickle.dumps(retryable)
     max_calls = options.max_calls
     if max_calls is None:
@@ -90,5 +96,8 @@ def prepare(pickled: bytes, name: str, options: TaskOptions) -> Prepared:
         max_calls=max_calls,
         env_vars=options.env_vars,
         function_name=name,
+        timeout_s=options.timeout_s or 0.0,
+        retry_timeouts=retry_timeouts and options.timeout_s is not None,
     )
-    return Prepared(shape, class_of(demand), _PRIORITY, options.max_retries == 0)
+    once = options.max_retries == 0
+    return Prepared(shape, class_of(demand), _PRIORITY, once, tuple(sorted(demand.items())))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cloudray.api import checks
+
 #: Fields of a runtime environment that do something.
 SUPPORTED_FIELDS = ("env_vars",)
 #: Fields that Ray has beside those.
@@ -62,6 +64,7 @@ def env_vars_of(value: Mapping[str, Any]) -> dict[str, str]:
                     f"runtime_env['env_vars'] must be of type Dict[str, str], but the {part} "
                     f"{found!r} is of type {type(found).__name__}"
                 )
+        checks.text("runtime_env", key + text)
         if not key or "=" in key or "\0" in key + text:
             raise ValueError(
                 f"runtime_env['env_vars'] has {key!r}, which no process can have as an "

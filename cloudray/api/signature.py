@@ -30,7 +30,7 @@ class Signature:
     TypeError: f() missing 1 required positional argument: 'a'
     """
 
-    __slots__ = ("_checker", "_name", "_parameters", "max_positional", "min_positional")
+    __slots__ = ("_checker", "_name", "_parameters", "max_positional", "min_positional", "names")
 
     def __init__(self, name: str, parameters: Sequence[Parameter] | None) -> None:
         #: the fewest arguments of a call without keywords that fits; more than `max_positional`
@@ -38,6 +38,8 @@ class Signature:
         self.min_positional = 0
         #: the most
         self.max_positional = sys.maxsize
+        #: of the parameters that take arguments by position, in their order
+        self.names: tuple[str, ...] = ()
         self._name = name
         self._parameters = parameters
         self._checker: _Checker | None = None
@@ -62,6 +64,7 @@ class Signature:
             for parameter in parameters
             if parameter.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
         ]
+        self.names = tuple(parameter.name for parameter in positional)
         kinds = {parameter.kind for parameter in parameters}
         self.min_positional = sum(1 for found in positional if found.default is Parameter.empty)
         if Parameter.VAR_POSITIONAL not in kinds:

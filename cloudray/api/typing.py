@@ -68,6 +68,7 @@ class OptionArguments(TypedDict, total=False):
     resources: dict[str, float] | None
     max_retries: int | None
     retry_exceptions: bool | list[type[Exception]] | tuple[type[Exception], ...]
+    timeout_s: float | None
     name: str | None
     runtime_env: dict[str, Any] | None
     scheduling_strategy: str | None

@@ -167,3 +167,10 @@ def test_a_signature_that_is_none_takes_anything() -> None:
 
 def test_keywords_named_like_the_checkers_own_parameters_are_no_trouble() -> None:
     Signature.of(anything).check((1,), {"self": 1, "args": 2, "kwargs": 3})
+
+
+def test_the_parameters_that_take_arguments_by_position_have_names() -> None:
+    def f(first: int, /, second: int, *rest: int, only: int = 0) -> None: ...
+
+    assert Signature.of(f).names == ("first", "second")
+    assert Signature.of(min).names == ()
