@@ -13,14 +13,25 @@ import importlib
 import json
 import multiprocessing
 import os
+import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import MARK, caused_by, resident_bytes, shared_memory_bytes
+from benchmarks.processes import (
+    MARK,
+    caused_by,
+    own_bytes_of,
+    resident_bytes,
+    shared_memory_bytes,
+)
 
 PEERS = ("cloudray", "ray", "pool")
+#: So many rounds of `put` are looked at for a median.
+FIRST_ROUNDS = 12
 
 
 def no_op(*_: object) -> None:
@@ -41,10 +52,10 @@ def sum_primes(limit: int) -> int:
     return total
 
 
-def start_warm(peer: str) -> tuple[Any, Any]:
+def start_warm(peer: str, **options: Any) -> tuple[Any, Any]:
     """Start the peer and run tasks until every CPU has an executor; returns a remote no-op too."""
     ray = importlib.import_module(peer)
-    ray.init()
+    ray.init(**options)
     remote = ray.remote(no_op)
     for _ in range(5):
         ray.get([remote.remote() for _ in range(100)])
@@ -56,6 +67,11 @@ def elapsed_s(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def median_s(work: Callable[[], object], rounds: int) -> float:
+    """How long `work` takes, in seconds: the median of so many rounds."""
+    return statistics.median(elapsed_s(work) for _ in range(rounds))
 
 
 def startup(peer: str, *, quick: bool) -> dict[str, float]:
@@ -167,24 +183,140 @@ def primes(peer: str, *, quick: bool) -> dict[str, float]:
 
 
 def values(peer: str, *, quick: bool) -> dict[str, float]:
-    """Put and get an array of 100 MB, the second time in this process."""
+    """Put and get arrays of several sizes, again and again; medians.
+
+    What was got is dropped before the next is: who drops the last view of a large mapping pays
+    for taking it down, and that is no part of the next get.
+    """
     import numpy as np
 
     ray, _ = start_warm(peer)
-    size_bytes = 10_000_000 if quick else 100_000_000
-    array = np.frombuffer(os.urandom(size_bytes), dtype=np.uint8)
     measured: dict[str, float] = {}
-    for _ in range(2):
-        started = time.perf_counter()
+    for name, size_bytes, rounds in (
+        ("1kb", 1_000, 300),
+        ("1mb", 1_000_000, 100),
+        ("100mb", 10_000_000 if quick else 100_000_000, 48),
+        ("1gb", 100_000_000 if quick else 1_000_000_000, 5),
+    ):
+        array = np.frombuffer(os.urandom(1_000) * (size_bytes // 1_000), dtype=np.uint8)
+        puts, gets = [], []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            ref = ray.put(array)
+            puts.append(time.perf_counter() - started)
+            del ref
         ref = ray.put(array)
-        written = time.perf_counter()
-        found = ray.get(ref)
-        read = time.perf_counter()
-        if not np.array_equal(found, array):
+        if not np.array_equal(ray.get(ref), array):
             message = "get returned something else than was put"
             raise RuntimeError(message)
-        measured = {"put": size_bytes / (written - started) / 1e9, "get": read - written}
+        del array
+        for _ in range(100):
+            started = time.perf_counter()
+            found = ray.get(ref)
+            gets.append(time.perf_counter() - started)
+            del found
+        del ref
+        # The first rounds, as a program has them that puts a gigabyte or so: a store that takes
+        # new memory for every value gets round to what it has used after the others.
+        measured[f"put_{name}"] = statistics.median(puts[:FIRST_ROUNDS])
+        measured[f"put_{name}_warm"] = statistics.median(puts[-FIRST_ROUNDS:])
+        measured[f"get_{name}"] = statistics.median(gets)
+    for kind in ("", "_warm"):
+        rate = (10e6 if quick else 100e6) / measured[f"put_100mb{kind}"] / 1e9
+        measured[f"put_rate{kind}"] = rate
+    measured["get_ratio"] = measured["get_1gb"] / measured["get_1mb"]
     return measured
+
+
+def arguments(peer: str, *, quick: bool) -> dict[str, float]:
+    """A task with an array of 100 MB as its argument on every slot: by ref, and by value."""
+    import numpy as np
+
+    ray, _ = start_warm(peer)
+    slots = os.cpu_count() or 1
+    array = np.ones(10_000_000 if quick else 100_000_000, dtype=np.uint8)
+    remote = ray.remote(last_of)
+    ref = ray.put(array)
+
+    def pass_it(argument: object) -> None:
+        found = ray.get([remote.remote(argument) for _ in range(slots)])
+        if found != [1] * slots:
+            message = f"the tasks returned {found}"
+            raise RuntimeError(message)
+
+    pass_it(ref)
+    return {
+        "argument_ref": median_s(lambda: pass_it(ref), 20),
+        "argument_value": median_s(lambda: pass_it(array), 5),
+    }
+
+
+def last_of(array: Any) -> int:
+    """The last element of an array."""
+    return int(array[-1])
+
+
+def results(peer: str, *, quick: bool) -> dict[str, float]:
+    """Ten tasks that return an array of 50 MB each."""
+    import numpy as np
+
+    ray, _ = start_warm(peer)
+    size_bytes = 5_000_000 if quick else 50_000_000
+
+    def ones() -> Any:
+        return np.ones(size_bytes, dtype=np.uint8)
+
+    remote = ray.remote(ones)
+
+    def work() -> None:
+        found = ray.get([remote.remote() for _ in range(10)])
+        if {(array.nbytes, int(array[-1])) for array in found} != {(size_bytes, 1)}:
+            message = "the tasks returned something else than ones"
+            raise RuntimeError(message)
+
+    work()
+    return {"results": median_s(work, 3)}
+
+
+def memory_shared(peer: str, *, quick: bool) -> dict[str, float]:
+    """Memory of everything, this process included, while four executors read 1 GB.
+
+    Every page counts once: what processes have of their own, and the files in shared memory,
+    whether they are mapped or not.
+    """
+    import numpy as np
+
+    executors = 4
+    files_before_bytes = shared_memory_bytes()
+    ray, _ = start_warm(peer, num_cpus=executors)
+    array = np.ones(100_000_000 if quick else 1_000_000_000, dtype=np.uint8)
+    total = array.size
+    ref = ray.put(array)
+    del array
+    with tempfile.TemporaryDirectory() as folder:
+        remote = ray.remote(read_and_stay)
+        refs = [remote.remote(ref, folder, str(number)) for number in range(executors)]
+        while sum(1 for _ in Path(folder).iterdir()) < executors:
+            if ray.wait(refs, timeout=0.05)[0]:
+                message = "a task ended before all had begun"
+                raise RuntimeError(message)
+        pids = caused_by(os.getpid(), os.environ[MARK]) | {os.getpid()}
+        own_bytes = sum(own_bytes_of(pid) for pid in pids)
+        files_bytes = shared_memory_bytes() - files_before_bytes
+        Path(folder, "go").touch()
+        if ray.get(refs) != [total] * executors:
+            message = "an executor read something else than was put"
+            raise RuntimeError(message)
+    return {"memory_shared": (own_bytes + files_bytes) / 1e9}
+
+
+def read_and_stay(array: Any, folder: str, name: str) -> int:
+    """Read all of an array, say so in a folder, and keep it until told to go."""
+    total = int(array.sum())
+    Path(folder, name).touch()
+    while not Path(folder, "go").exists():
+        time.sleep(0.01)
+    return total
 
 
 def memory(peer: str, *, quick: bool) -> dict[str, float]:
@@ -232,7 +364,10 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, float]]] = {
     "nested": nested,
     "primes": primes,
     "values": values,
+    "arguments": arguments,
+    "results": results,
     "memory": memory,
+    "memory_shared": memory_shared,
     "requests": requests,
 }
 

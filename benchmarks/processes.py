@@ -42,12 +42,23 @@ def caused_by(root: int, mark: str) -> set[int]:
 
 def resident_bytes(pid: int) -> int:
     """Proportional set size: a page that n processes map counts 1/n in each. 0 when it ended."""
+    return _proportional_bytes(pid).get("Pss", 0)
+
+
+def own_bytes_of(pid: int) -> int:
+    """Proportional set size without what lies in shared memory. 0 when it ended."""
+    sizes = _proportional_bytes(pid)
+    return sizes.get("Pss", 0) - sizes.get("Pss_Shmem", 0)
+
+
+def _proportional_bytes(pid: int) -> dict[str, int]:
+    """The figures that the kernel has on a process's memory, by their names."""
     try:
         lines = PROC.joinpath(str(pid), "smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
-        return 0
-    (pss_kb,) = (int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return pss_kb * 1024
+        return {}
+    figures = (line.split() for line in lines[1:])
+    return {name.rstrip(":"): int(size_kb) * 1024 for name, size_kb, *_ in figures}
 
 
 def shared_memory_bytes() -> int:

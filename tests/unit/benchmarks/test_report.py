@@ -34,6 +34,13 @@ def test_requests_per_task_have_an_absolute_bound(measured: float, verdict: str)
     assert line("storage requests per task", [measured], []).verdict == verdict
 
 
+def test_a_bound_counts_whatever_the_rival_has() -> None:
+    shared = line("all memory, 4 executors sharing 1 GB", [1.1], [1.0])
+    assert (shared.verdict, shared.cells()[3:5]) == ("hit", ("0.909 x", "at most 1.2"))
+    assert line("all memory, 4 executors sharing 1 GB", [1.3], [2.0]).verdict == "miss"
+    assert line("all memory, 4 executors sharing 1 GB", [], [2.0]).verdict == ""
+
+
 def test_nothing_is_claimed_without_a_rival() -> None:
     alone = line("tasks, one at a time", [1e9], [])
     assert (alone.times_better, alone.verdict) == (None, "")
