@@ -172,7 +172,7 @@ def test_a_result_that_cannot_be_pickled_is_named() -> None:
     def open_lock() -> dict[str, Any]:
         return {"lock": threading.Lock()}
 
-    with pytest.raises(TypeError, match=r"open_lock\['lock'\] is a _thread.lock"):
+    with pytest.raises(TypeError, match=r"its member \['lock'\] is a _thread.lock"):
         ray.get(open_lock.remote())
 
 
@@ -191,7 +191,7 @@ def test_several_results_must_be_a_sequence() -> None:
     def one() -> int:
         return 1
 
-    with pytest.raises(TypeError, match="num_returns=2 but returned a int"):
+    with pytest.raises(TypeError, match="num_returns=2 but returned a value of type int"):
         ray.get(one.remote())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cloudray as ray
+from cloudray import ids
 from tests.integration.gates import wait_for
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -71,7 +72,7 @@ def test_get_with_timeout_zero_takes_what_is_there() -> None:
 def test_get_says_what_was_not_ready_in_time(tmp_path: Path, timeout_s: float) -> None:
     gate = tmp_path / "gate"
     ref = wait_until.remote(gate)
-    with pytest.raises(ray.exceptions.GetTimeoutError, match=ref.hex()) as raised:
+    with pytest.raises(ray.exceptions.GetTimeoutError, match=ids.short(ref.id)) as raised:
         ray.get([same.remote(1), ref], timeout=timeout_s)
     assert isinstance(raised.value, TimeoutError)
     gate.touch()
@@ -87,7 +88,7 @@ def test_get_refuses_what_is_neither_a_ref_nor_a_list() -> None:
 
 
 def test_get_refuses_a_list_of_other_things() -> None:
-    with pytest.raises(TypeError, match="on the value 3, which is a int and not an ObjectRef"):
+    with pytest.raises(TypeError, match="on the value 3, which is not an ObjectRef: item 1"):
         ray.get([same.remote(1), 3])  # type: ignore[list-item]
 
 
@@ -174,7 +175,7 @@ def test_put_keeps_refs_inside_containers() -> None:
 
 
 def test_put_names_the_member_that_cannot_be_pickled() -> None:
-    with pytest.raises(TypeError, match=r"the value\['open'\]\[1\] is a _thread.lock"):
+    with pytest.raises(TypeError, match=r"its member \['open'\]\[1\] is a _thread.lock"):
         _ = ray.put({"open": [1, threading.Lock()]})
 
 

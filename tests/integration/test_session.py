@@ -28,7 +28,7 @@ def same(value: Any) -> Any:
 def test_init_says_where_it_went(own_cluster: Callable[..., Embedded]) -> None:
     cluster = own_cluster(num_cpus=1)
     context = ray.init(ignore_reinit_error=True)
-    assert context["address"] == f"file://{cluster.folder}/store?durable=false"
+    assert context["address"].startswith(f"file://{cluster.folder}/store?durable=false&memory=")
     assert context["job_id"] == ray.get_runtime_context().get_job_id()
     assert context.address_info == dict(context)
 
@@ -153,14 +153,15 @@ def test_what_rays_init_takes_is_accepted() -> None:
 
 @pytest.mark.usefixtures("no_cluster")
 def test_an_unknown_keyword_of_init_is_refused() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword arguments: number_of_cpus"):
-        ray.init(number_of_cpus=1)
+    unknown = r"Unknown keyword argument.* number_of_cpus.*'num_cpus'"
+    with pytest.raises(RuntimeError, match=unknown):
+        ray.init(number_of_cpus=1)  # type: ignore[call-arg]
     assert not ray.is_initialized()
 
 
 @pytest.mark.usefixtures("no_cluster")
 def test_who_joins_a_cluster_offers_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="num_cpus cannot be given"):
+    with pytest.raises(ValueError, match="num_cpus must not be provided"):
         ray.init(tmp_path.as_uri(), num_cpus=1)
 
 

@@ -106,7 +106,7 @@ WAIT: Any = ray.wait
     [
         (ray.wait, TypeError, "got a single ObjectRef"),
         (lambda ref: WAIT({ref}), TypeError, "expected a list of ObjectRef"),
-        (lambda ref: WAIT([ref, 3]), TypeError, "contains <class 'int'>"),
+        (lambda ref: WAIT([ref, 3]), TypeError, "containing <class 'int'>"),
         (lambda ref: ray.wait([ref, ref]), ValueError, "a list of unique"),
         (lambda ref: ray.wait([ref], num_returns=0), ValueError, "Invalid number of objects"),
         (lambda ref: ray.wait([ref], num_returns=2), ValueError, "cannot be greater than"),

@@ -60,9 +60,7 @@ def test_a_ref_that_leaves_the_process_is_stored_first(
     assert client.escaped == [ID, ID, ID]
 
 
-def test_only_a_pickled_ref_gets_out_of_sight(
-    ref: ObjectRef[Any], client: RecordingClient
-) -> None:
+def test_only_a_pickled_ref_gets_out_of_sight(ref: ObjectRef[Any], client: RecordingClient) -> None:
     ref.hex()
     ref.binary()
     assert client.unseen == []
