@@ -68,6 +68,18 @@ def object_id(batch: bytes, index: int, return_index: int = 0) -> bytes:
     return batch + index.to_bytes(2, "big") + return_index.to_bytes(2, "big")
 
 
+def short(identifier: bytes) -> str:
+    """An object's id for messages: four digits of its submitter, then those that differ there.
+
+    Both parts occur like this in `identifier.hex()`, so a short id can be found again.
+
+    >>> short(batch_id(batch_prefix(7, bytes(10), b"submitter."), 42) + bytes((0, 5, 0, 0)))
+    '7375…2a00050000'
+    """
+    digits = identifier.hex()
+    return f"{digits[22:26]}…{digits[42:50].lstrip('0') or '0'}{digits[50:]}"
+
+
 def days_of(identifier: bytes) -> int:
     """Retention class in days."""
     return identifier[0]

@@ -17,8 +17,8 @@ import psutil
 from cloudray import platform
 from cloudray.driver.embedded import _python_path
 from cloudray.protocol.joining import join
-from cloudray.settings import Timing
 from cloudray.store import Reliable, drive, open_store
+from cloudray.timing import Timing
 
 #: What `ps` calls them.
 EXECUTOR, ZYGOTE = "cloudray-exec", "cloudray-zygote"

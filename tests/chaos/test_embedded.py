@@ -18,8 +18,10 @@ from cloudray import platform
 PATIENCE_S = 30.0
 
 
-def folders() -> set[str]:
-    return {path.name for path in platform.memory_folder().glob(f"cloudray-{os.getuid()}-*")}
+def folders(driver: int) -> list[Path]:
+    """The folders of a driver's clusters."""
+    places = {platform.memory_folder(), platform.spill_folder()}
+    return [path for at in places for path in at.glob(f"*cloudray-{os.getuid()}-{driver}-*")]
 
 
 def test_an_agent_that_is_killed_is_replaced_and_its_work_finishes() -> None:
@@ -33,7 +35,7 @@ def test_an_agent_that_is_killed_is_replaced_and_its_work_finishes() -> None:
 
         refs = [slow.remote(number) for number in range(100)]
         ray.wait(refs, num_returns=10)
-        (agent,) = psutil.Process().children()
+        agent = psutil.Process(ray.nodes()[0]["pid"])
         agent.kill()
         assert ray.get(refs, timeout=60) == list(range(100))
         assert [node["pid"] for node in ray.nodes()] != [agent.pid]
@@ -43,7 +45,6 @@ def test_an_agent_that_is_killed_is_replaced_and_its_work_finishes() -> None:
 
 @pytest.mark.parametrize("end", ["exit", "exception", "SIGTERM", "SIGINT", "SIGKILL"])
 def test_nothing_is_left_however_the_driver_ends(tmp_path: Path, end: str) -> None:
-    before = folders()
     ready = tmp_path / "ready"
     script = f"""
 import os, pathlib, signal, time, psutil
@@ -65,14 +66,14 @@ if {end!r} == "exception":
 ray.get(refs)
 """
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as driver:
-        wait_for(ready.exists)
+        wait_for(lambda: ready.exists() and ready.read_text())
         if end.startswith("SIG"):
             driver.send_signal(getattr(signal, end))
         driver.wait(60)
     family = [int(pid) for pid in ready.read_text().split()]
     assert len(family) >= 4
     wait_for(lambda: not any(runs(pid) for pid in family))
-    wait_for(lambda: folders() <= before)
+    wait_for(lambda: not folders(driver.pid))
 
 
 def runs(pid: int) -> bool:

@@ -30,8 +30,7 @@ class Ended(NamedTuple):
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a driver that finds the package wherever it is started."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith("CLOUDRAY")}
-    return {**known, "PYTHONPATH": str(ROOT), **more}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
 def run_driver(
@@ -41,6 +40,7 @@ def run_driver(
     cwd: Path | None = None,
     fails: bool = False,
     env: dict[str, str] | None = None,
+    limit_s: float = LIMIT_S,
 ) -> Ended:
     """Run a program, which lies in `folder`; unless it `fails`, its exit status is 0."""
     script = folder / "driver.py"
@@ -52,7 +52,7 @@ def run_driver(
         capture_output=True,
         check=False,
         text=True,
-        timeout=LIMIT_S,
+        timeout=limit_s,
     )
     assert (done.returncode != 0) == fails, f"{done.stdout}\n{done.stderr}"
     return Ended(done.returncode, done.stdout, done.stderr)

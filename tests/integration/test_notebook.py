@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
@@ -115,3 +116,68 @@ def wait_for(seconds):
     assert errors == ["KeyboardInterrupt"]
     kernel.run("ray.cancel(blocked, force=True)")
     assert kernel.run("print(ray.get(wait_for.remote(0)))") == "0\n"
+
+
+def test_a_long_wait_shows_progress_in_the_cell_that_waits_and_leaves_nothing(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    kernel.run(
+        f"""
+import os, time
+
+@ray.remote
+def brew(number):
+    while not os.path.exists(f"{tmp_path}/gate-{{number}}"):
+        time.sleep(0.002)
+    return number
+"""
+    )
+    shown: list[str] = []
+    printed = []
+    for kind, content in kernel.messages(
+        kernel.start("print(ray.get([brew.remote(number) for number in range(3)]))")
+    ):
+        if kind in {"display_data", "update_display_data"}:
+            shown.append(content["data"]["text/html"])  # type: ignore[index]
+            if len(shown) == 1:
+                tmp_path.joinpath("gate-0").touch()
+            elif "1/3 done" in shown[-1]:
+                tmp_path.joinpath("gate-1").touch()
+                tmp_path.joinpath("gate-2").touch()
+        elif kind == "stream":
+            printed.append(content["text"])
+    assert "".join(printed) == "[0, 1, 2]\n"
+    assert "<progress value='0' max='3'>" in shown[0]
+    assert any("1/3 done" in text for text in shown)
+    assert shown[-1] == ""
+
+
+def test_an_interrupted_wait_leaves_no_progress_behind(kernel: Kernel) -> None:
+    kernel.run("import time\n\n@ray.remote(num_cpus=0)\ndef wait():\n    time.sleep(3600)")
+    shown: list[str] = []
+    errors = []
+    for kind, content in kernel.messages(kernel.start("ray.get(wait.remote())")):
+        if kind in {"display_data", "update_display_data"}:
+            shown.append(content["data"]["text/html"])  # type: ignore[index]
+            if len(shown) == 1:
+                kernel.interrupt()
+        elif kind == "error":
+            errors.append(content)
+    assert shown[-1] == ""
+    (error,) = errors
+    assert error["ename"] == "KeyboardInterrupt"
+    assert not any("cloudray/" in line for line in error["traceback"])
+
+
+def test_the_first_line_of_a_cluster_is_no_error(kernel: Kernel) -> None:
+    request = kernel.start("ray.shutdown()\nray.init(num_cpus=1)")
+    seen = [
+        (kind, content["data"])
+        for kind, content in kernel.messages(request)
+        if kind in {"display_data", "execute_result", "stream"}
+    ]
+    (first, line), (second, result) = seen
+    assert (first, second) == ("display_data", "execute_result")
+    assert line["text/plain"].startswith("cloudray: embedded cluster, 1 CPU, ")  # type: ignore[index]
+    assert result["text/plain"].startswith("ClusterContext(address='file://")  # type: ignore[index]
+    assert "<th style='text-align: left'>address</th>" in result["text/html"]  # type: ignore[index]

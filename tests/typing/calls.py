@@ -172,3 +172,14 @@ def waiting(refs: list[ray.ObjectRef[float]]) -> None:
     ready, pending = ray.wait(refs, num_returns=2, timeout=0.5)
     assert_type(ready, list[ray.ObjectRef[float]])
     assert_type(pending, list[ray.ObjectRef[float]])
+
+
+def joining() -> None:
+    """`init` is checked too, also what it accepts without effect."""
+    ray.init("local", num_cpus=2, memory="2 GB", include_dashboard=False)
+    ray.init(num_cpus=2, runtime_env={"env_vars": {"LEVEL": "3"}}, progress=False)
+    ray.init(num_cpu=2)  # type: ignore[call-arg]
+    ray.init(num_cpus="2")  # type: ignore[arg-type]
+    ray.init(traceback="long")  # type: ignore[arg-type]
+    assert_type(ray.settings()["num_cpus"], Any)
+    assert_type(ray.settings().source("num_cpus"), str)

@@ -44,6 +44,7 @@ def test_the_package_itself_is_loaded(loaded: set[str]) -> None:
         "obstore",
         "rich",
         "starlette",
+        "tomllib",
         "typer",
     ],
 )
