@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import mmap
 import os
 import queue
@@ -35,6 +36,8 @@ _HOLD_S = 0.005
 _LOOK_S = 0.02
 #: ... and, where refs are held that are counted, whether some of them are gone.
 _HOLDING_LOOK_S = 0.25
+#: Who has had nothing to do for so long, and still holds refs that are counted, looks for garbage.
+_IDLE_S = 0.5
 
 
 class Executor:
@@ -106,9 +109,16 @@ class Executor:
         on_fork(_forget_cluster)
 
     def _next_call(self) -> m.Call | None:
+        handles = self._client.handles
+        idle_s = _IDLE_S if handles is not None and handles.holds else None
         while True:
             try:
-                return self._calls.get()
+                return self._calls.get(timeout=idle_s)
+            except queue.Empty:
+                # What only cycles of garbage refer to keeps its bytes, and no call may come for
+                # long: it goes now, and the link's thread says so.
+                gc.collect()
+                idle_s = None
             except KeyboardInterrupt:
                 # A cancellation that arrived after its call had ended.
                 continue

@@ -535,3 +535,13 @@ def test_a_value_stays_while_another_of_its_batch_contains_its_ref() -> None:
     assert ray.get(ray.get(second)[0]).sum() == array().sum()
     del second
     assert becomes(lambda: objects() == 0)
+
+
+def test_a_ref_in_a_cycle_of_garbage_goes_when_its_executor_is_idle() -> None:
+    @ray.remote
+    def leave_garbage() -> None:
+        cycle: list[Any] = [ray.put(array())]
+        cycle.append(cycle)
+
+    ray.get(leave_garbage.remote())
+    assert becomes(lambda: objects() == 0)
