@@ -95,6 +95,7 @@ None stands for the default. Options are given where the function is defined, or
 @cloudray.remote(num_cpus=2, max_retries=0)
 def evaluate(row): ...
 
+
 evaluate.options(name="evening run").remote(row)
 ```
 """
