@@ -260,18 +260,23 @@ class Holdings:
             self.dispatcher.interrupt(held, running, force=forced)
         if fresh:
             self._resolver.decided(held.batch.id, fresh)
-        if fresh or held.journal.complete or held.journal.next != held.told:
+        told = held.told
+        held.told = held.journal.next
+        over = held.journal.complete and not held.dropped
+        if over:
+            # Before it is told: the driver may then delete the journal, and a queue entry without
+            # one would be run again.
+            self._retire(held)
+        if fresh or held.journal.complete or held.journal.next != told:
             # Also what only says that tasks have started: somebody may look on.
-            held.told = held.journal.next
             self._on_published(held.journal)
-        if held.journal.complete and not held.dropped:
-            self._finish(held)
+        if over:
+            self.drop(held)
+            self._on_room()
 
-    def _finish(self, held: Held) -> None:
-        self.drop(held)
+    def _retire(self, held: Held) -> None:
         self._io.run(claims.retire(held.name))
         self._retired.append((self._clock(), held.name, held.claim))
-        self._on_room()
 
     async def forget_claims(self) -> None:
         """Delete the claims of batches that were retired a lease ago."""

@@ -18,6 +18,8 @@ ROOM_S = 10.0
 ROOM_LOOK_S = 0.05
 #: How often is looked, while nothing else happens, for what nothing names any more.
 _FREE_S = 0.05
+#: That takes at most this share of a CPU.
+_SHARE = 0.02
 #: Journals stay for so many leases after nothing names them: somebody may be about to look.
 _FORGET_LEASES = 2
 
@@ -43,7 +45,7 @@ class Freeing:
         self._lock = lock
         self._patience_s = _FORGET_LEASES * lease_s
         self._listen = listen
-        self._freed_s = 0.0
+        self._freed_s = self._cost_s = 0.0
         #: the driver is leaving: nobody waits any more
         self.closed = False
 
@@ -55,30 +57,39 @@ class Freeing:
         lifetimes = self._lifetimes
         if lifetimes is None or not lifetimes.restless:
             return False
-        return time.monotonic() - self._freed_s > _FREE_S
+        return time.monotonic() - self._freed_s > max(_FREE_S, self._cost_s / _SHARE)
 
-    def free(self) -> None:
-        """Forget batches that no ref leads to, and remove what nothing names."""
+    def free(self, *, batches_only: bool = False) -> None:
+        """Forget batches that no ref leads to, and remove what nothing names.
+
+        `batches_only`: without looking for single values of batches, which takes time where there
+        are many.
+        """
         lifetimes = self._lifetimes
         self._freed_s = time.monotonic()
         with self._lock:
             self._following.drop_unused()
             if lifetimes is None:
                 return
-            for batch in lifetimes.with_objects:
-                anchor = self._following.existing_anchor(batch)
-                if anchor is not None and anchor.gone:
-                    lifetimes.free_values(batch, anchor.gone.copy() - anchor.again)
+            if not batches_only:
+                self._free_values(lifetimes)
+                self._cost_s = time.monotonic() - self._freed_s
             keys = lifetimes.take_free(self._freed_s, self._patience_s)
         if keys:
             self._store.perform(Delete(keys))
+
+    def _free_values(self, lifetimes: Lifetimes) -> None:
+        for batch in lifetimes.with_objects:
+            anchor = self._following.existing_anchor(batch)
+            if anchor is not None and anchor.gone:
+                lifetimes.free_values(batch, anchor.gone.copy() - anchor.again)
 
     def write(self, put: Put) -> None:
         """Write a value, waiting for room while tasks or executors may still let go of some.
 
         Raises `ObjectStoreFullError` when there is none.
         """
-        self.free()
+        self.free(batches_only=True)
         try:
             self._store.perform(put)
         except StoreFullError as full:

@@ -144,8 +144,10 @@ class SubmitBuffer:
         known = batch.shapes.get(key)
         if known is None:
             known = batch.shapes[key] = (len(batch.shapes), shape)
+        # Made first: a finalizer that runs meanwhile may add a call of its own.
+        task = Task(known[0], arguments, arguments_id, depends_on, contains)
         index = len(batch.tasks)
-        batch.tasks.append(Task(known[0], arguments, arguments_id, depends_on, contains))
+        batch.tasks.append(task)
         batch.size_bytes += len(arguments)
         submitted = self.submitted
         submitted[shape.function] = submitted.get(shape.function, 0) + 1
