@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from types import CodeType
 from typing import Any, ClassVar
 
 import msgspec
@@ -69,7 +70,26 @@ def pickler() -> Any:
     """The class whose instances pickle here; `learn` what libraries need first."""
     import cloudpickle  # takes longer to load than the rest of this package
 
+    reduce_code = cloudpickle.Pickler.dispatch_table[CodeType]
+
+    def reduce_with_file(code: CodeType) -> tuple[Any, ...]:
+        """Take code along with the name of its file, which cloudpickle leaves out since 3.1.3.
+
+        A traceback without it shows neither the file nor the lines of the user's function.
+        """
+        make, args = reduce_code(code)
+        if code.co_filename in args:
+            return make, args
+        return code_in_file, (code.co_filename, make, args)
+
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
-        dispatch_table: ClassVar[Any] = ChainMap(REDUCERS, *cloudpickle.Pickler.dispatch_table.maps)
+        dispatch_table: ClassVar[Any] = ChainMap(
+            {CodeType: reduce_with_file}, REDUCERS, *cloudpickle.Pickler.dispatch_table.maps
+        )
 
     return Pickler
+
+
+def code_in_file(filename: str, make: Callable[..., CodeType], args: tuple[Any, ...]) -> CodeType:
+    """The code that `make` makes, as standing in a file of this name."""
+    return make(*args).replace(co_filename=filename)
