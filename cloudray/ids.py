@@ -100,6 +100,15 @@ def number_of(identifier: bytes) -> int:
     return int.from_bytes(identifier[21:25], "big")
 
 
+def unit_of(identifier: bytes) -> bytes:
+    """The batch that a value is of; for one stored by `put`, which has no batch, its own 25 bytes.
+
+    >>> unit_of(object_id(bytes(25), 3)) == bytes(25)
+    True
+    """
+    return identifier[:BATCH_ID_BYTES]
+
+
 def index_of(identifier: bytes) -> int:
     """A task's index within its batch; `PUT_INDEX` for a value stored by `put`."""
     return int.from_bytes(identifier[25:27], "big")

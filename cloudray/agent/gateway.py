@@ -24,7 +24,7 @@ from cloudray.agent.screen import Screen
 from cloudray.agent.workers import Worker, Workers
 from cloudray.protocol import messages as m
 from cloudray.protocol.journal import Journal
-from cloudray.protocol.records import Entry, Verb, Word
+from cloudray.protocol.records import Entry, Word
 from cloudray.protocol.results import Results
 from cloudray.store import Ledger, layout
 from cloudray.store.base import Adopt, StoreFullError
@@ -102,7 +102,7 @@ class Gateway:
                         entry = None
                     # What still runs, though it was cancelled, may use what its batch names.
                     runs = held is not None and held.out > 0
-                    complete = self._counting and not runs and _is_over(journal)
+                    complete = self._counting and not runs and journal.is_over
                     message = m.Published(journal.batch, journal.next, entry, complete)
                 if message.complete:
                     # Not a mere hint: the batch's bytes are freed on this word alone.
@@ -301,7 +301,7 @@ class Gateway:
             begun = m.Begun(batch.id, worker.token, message.held, tuple(names))
             self._tell(ids.job_of(batch.id), begun)
         elif isinstance(message, m.Keep):
-            unit = message.identifier[: ids.BATCH_ID_BYTES]
+            unit = ids.unit_of(message.identifier)
             # Refs to it are let go by `Handles`, like any others.
             kept = m.Kept(unit, worker.token, held=True, contains=units_of(message.contains))
             self._tell(ids.job_of(unit), kept)
@@ -334,14 +334,7 @@ class Gateway:
 
 def units_of(identifiers: Iterable[bytes]) -> tuple[bytes, ...]:
     """The batches and stored values that these refs lead to."""
-    return tuple({identifier[: ids.BATCH_ID_BYTES] for identifier in identifiers})
-
-
-def _is_over(journal: Journal) -> bool:
-    """Whether all tasks have ended, and none of them went elsewhere."""
-    return journal.complete and not any(
-        word.verb is Verb.MOVED for word in journal.decided.values()
-    )
+    return tuple({ids.unit_of(identifier) for identifier in identifiers})
 
 
 def _size_of(entry: Entry) -> int:

@@ -17,7 +17,7 @@ from cloudray import ids
 from cloudray.context import Anchor
 from cloudray.driver.describing import Counts, count, describe
 from cloudray.driver.following import Following, first_found, outcome_of
-from cloudray.driver.freeing import ROOM_LOOK_S, ROOM_S, Freeing
+from cloudray.driver.freeing import Freeing
 from cloudray.driver.lifetimes import Lifetimes
 from cloudray.driver.misfits import Misfits
 from cloudray.driver.peers import Peer, Peers
@@ -42,6 +42,7 @@ from cloudray.protocol.records import Batch, Cluster, Job, Verb, Word
 from cloudray.refs import ObjectRef
 from cloudray.store import Ledger, Put, Store, StoreError, StoreFullError, drive, envelope, layout
 from cloudray.store.layout import QueueName
+from cloudray.store.patience import ROOM_LOOK_S, ROOM_S
 from cloudray.values.futures import Settler
 from cloudray.values.outcomes import (
     Outcome,
@@ -246,8 +247,8 @@ class DriverClient:
         if self._lifetimes is None:
             return ObjectRef(identifier)
         with self._lock:
-            anchor = self._following.anchor(identifier[: ids.BATCH_ID_BYTES])
-            self._lifetimes.stored(identifier[: ids.BATCH_ID_BYTES], key, contains)
+            anchor = self._following.anchor(ids.unit_of(identifier))
+            self._lifetimes.stored(ids.unit_of(identifier), key, contains)
         return ObjectRef(identifier, anchor)
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
@@ -317,14 +318,14 @@ class DriverClient:
         with self._lock:
             self._buffer.flush_for(identifier)
             if unseen and self._lifetimes is not None:
-                self._lifetimes.pin(identifier[: ids.BATCH_ID_BYTES])
+                self._lifetimes.pin(ids.unit_of(identifier))
 
     def anchor(self, identifier: bytes) -> Anchor | None:
         """What refs to this id's batch keep alive."""
         if ids.index_of(identifier) == ids.PUT_INDEX and self._lifetimes is None:
             return None
         with self._lock:
-            anchor = self._following.anchor(identifier[: ids.BATCH_ID_BYTES])
+            anchor = self._following.anchor(ids.unit_of(identifier))
             anchor.again.add(identifier)
         return anchor
 
@@ -406,7 +407,7 @@ class DriverClient:
                 try:
                     self._buffer.flush()
                 except ObjectStoreFullError:
-                    units = {ref.id[: ids.BATCH_ID_BYTES] for ref in refs}
+                    units = {ids.unit_of(ref.id) for ref in refs}
                     concerns = any(self._buffer.is_open(unit) for unit in units)
                     if not concerns or (timeout_s is not None and waited_s >= timeout_s):
                         return
@@ -483,7 +484,7 @@ class DriverClient:
 
     def _follow(self, identifier: bytes) -> None:
         """Somebody waits for a value: follow its batch, if that is still there."""
-        batch = identifier[: ids.BATCH_ID_BYTES]
+        batch = ids.unit_of(identifier)
         lifetimes = self._lifetimes
         if lifetimes is None or lifetimes.is_born(batch) or not batch.startswith(self._prefix):
             self._following.follow(identifier)

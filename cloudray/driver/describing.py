@@ -10,7 +10,6 @@ from cloudray.exceptions import RayTaskError
 from cloudray.protocol.demand import UNIT, from_units
 from cloudray.protocol.records import Verb, Word
 from cloudray.protocol.results import Results
-from cloudray.protocol.sharing import at
 from cloudray.sizes import show_size
 from cloudray.values import codec
 from cloudray.values.outcomes import load
@@ -35,17 +34,12 @@ class Counts(msgspec.Struct, frozen=True):
 
 def final_word(results: Results, identifier: bytes) -> tuple[Word | None, bool]:
     """The final word on a task if it is known, and if not, whether an agent says that it runs."""
-    batch, index = identifier[: ids.BATCH_ID_BYTES], ids.index_of(identifier)
-    while True:
-        journal = results.journals.get(batch)
-        if journal is None:
-            return None, False
-        word = journal.decided.get(index)
-        if word is None:
-            return None, index in journal.started
-        if word.verb is not Verb.MOVED:
-            return word, False
-        batch, index = at(word.values[0])
+    word = results.find(identifier)
+    if word is not None:
+        return word, False
+    batch, index = results.waiting_on(identifier)
+    journal = results.journals.get(batch)
+    return None, journal is not None and index in journal.started
 
 
 def count(following: Following) -> Counts:

@@ -140,7 +140,7 @@ class Following:
             return Word(0, Verb.DONE, (codec.stored(layout.put_object(identifier), 0),))
         word = self.results.find(identifier)
         if word is None and self._lost:
-            return self._lost.get(identifier[: ids.BATCH_ID_BYTES])
+            return self._lost.get(ids.unit_of(identifier))
         return word
 
     def published(self, batch: bytes, following: int, entry: Entry | None) -> bool:

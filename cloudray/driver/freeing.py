@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable
@@ -11,11 +10,8 @@ from cloudray.driver.following import Following
 from cloudray.driver.lifetimes import Lifetimes
 from cloudray.exceptions import ObjectStoreFullError
 from cloudray.store import Delete, Put, Store, StoreFullError
+from cloudray.store.patience import write_patiently
 
-#: A value for which there is no room waits so long for others to be freed.
-ROOM_S = 10.0
-#: How often is looked whether there is room now.
-ROOM_LOOK_S = 0.05
 #: How often is looked, while nothing else happens, for what nothing names any more.
 _FREE_S = 0.05
 #: That takes at most this share of a CPU.
@@ -90,26 +86,16 @@ class Freeing:
         Raises `ObjectStoreFullError` when there is none.
         """
         self.free(batches_only=True)
+        lifetimes = self._lifetimes
         try:
-            self._store.perform(put)
-        except StoreFullError as full:
-            if self._lifetimes is None or full.hopeless:
-                raise ObjectStoreFullError(str(full)) from None
-        else:
-            return
-        gc.collect()  # what only cycles of garbage refer to
-        self._insist(put, self._lifetimes)
-
-    def _insist(self, put: Put, lifetimes: Lifetimes) -> None:
-        deadline_s = time.monotonic() + ROOM_S
-        while True:
-            self.free()
-            try:
+            if lifetimes is None:
                 self._store.perform(put)
-            except StoreFullError as full:
-                hopeless = self.closed or not lifetimes.may_shrink
-                if hopeless or time.monotonic() > deadline_s:
-                    raise ObjectStoreFullError(str(full)) from None
             else:
-                return
-            self._listen(ROOM_LOOK_S)
+                write_patiently(
+                    lambda: self._store.perform(put),
+                    free=self.free,
+                    wait=self._listen,
+                    may_shrink=lambda: not self.closed and lifetimes.may_shrink,
+                )
+        except StoreFullError as full:
+            raise ObjectStoreFullError(str(full)) from None

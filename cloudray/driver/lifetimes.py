@@ -29,11 +29,6 @@ from cloudray.store import layout
 from cloudray.values import codec
 
 
-def unit_of(identifier: bytes) -> bytes:
-    """The unit that a ref leads to."""
-    return identifier[: ids.BATCH_ID_BYTES]
-
-
 class Unit:
     """What is known of one batch or stored value."""
 
@@ -132,30 +127,32 @@ class Lifetimes:
 
     def stored(self, unit: bytes, key: str, contains: Iterable[bytes]) -> None:
         """The driver has stored a value, with refs to these inside."""
-        known = self._own(unit)
+        known = self.own(unit)
         known.finished = True
         known.objects[key] = unit
         self._contain(known, unit, contains)
 
     def submitted(self, unit: bytes, names: Iterable[bytes], shared: Iterable[bytes]) -> None:
         """The driver submits a task of this batch, which names these; `shared` inside arguments."""
-        known = self._own(unit)
+        known = self.own(unit)
         self._name(known, unit, names)
         for identifier in shared:
-            self._units[unit_of(identifier)].shared = True
+            self._units[ids.unit_of(identifier)].shared = True
 
     def passed(self, unit: bytes, index: int, arguments: bytes) -> None:
         """A task has large arguments that were stored for it alone: they go when it has ended."""
         self.submitted(unit, (arguments,), ())
-        self._arguments.setdefault(unit, {})[index] = unit_of(arguments)
+        self._arguments.setdefault(unit, {})[index] = ids.unit_of(arguments)
 
     def pin(self, unit: bytes) -> None:
         """A ref has got out of sight: keep its unit for good."""
         self._unit(unit).pins += 1
 
-    def own(self, unit: bytes) -> None:
-        """The driver is storing this batch."""
-        self._own(unit)
+    def own(self, unit: bytes) -> Unit:
+        """A unit that the driver stores."""
+        known = self._unit(unit)
+        known.own = known.born = True
+        return known
 
     def disown(self, unit: bytes) -> None:
         """A batch could not be stored, and nobody has a ref to it; it may be tried again."""
@@ -183,7 +180,7 @@ class Lifetimes:
         known = self._born(unit, worker, held=held)
         self._name(known, unit, names)
         for identifier in names:
-            self._units[unit_of(identifier)].shared = True
+            self._units[ids.unit_of(identifier)].shared = True
 
     def kept(self, unit: bytes, worker: str, *, held: bool, contains: Iterable[bytes]) -> None:
         """An executor has stored a value."""
@@ -269,12 +266,10 @@ class Lifetimes:
     def read(self, journal: Journal) -> None:
         """The driver has read a complete journal: the word of that may have died with an agent."""
         known = self._units.get(journal.batch)
-        if not self._agent_was_lost or known is None or known.shared:
+        if not self._agent_was_lost or known is None or known.shared or not journal.is_over:
             return
         for index, word in journal.decided.items():
             for number, value in enumerate(word.values):
-                if word.verb is Verb.MOVED:
-                    return
                 key = codec.stored_key(value)
                 if key is not None:
                     known.objects[key] = ids.object_id(journal.batch, index, number)
@@ -360,11 +355,6 @@ class Lifetimes:
             known = self._units[unit] = Unit(own=False)
         return known
 
-    def _own(self, unit: bytes) -> Unit:
-        known = self._unit(unit)
-        known.own = known.born = True
-        return known
-
     def _born(self, unit: bytes, worker: str, *, held: bool) -> Unit:
         known = self._unit(unit)
         known.born = known.shared = True
@@ -383,7 +373,7 @@ class Lifetimes:
         if known.finished:
             return
         for identifier in names:
-            name = unit_of(identifier)
+            name = ids.unit_of(identifier)
             if name == unit:
                 known.chained = True
             elif name not in known.names:
@@ -392,7 +382,7 @@ class Lifetimes:
 
     def _contain(self, known: Unit, unit: bytes, contains: Iterable[bytes]) -> None:
         for identifier in contains:
-            content = unit_of(identifier)
+            content = ids.unit_of(identifier)
             self._unit(content).shared = True
             if content == unit:
                 known.tangled = True

@@ -18,9 +18,8 @@ from cloudray.driver.describing import amount, describe, final_word, quantity
 from cloudray.driver.following import Following
 from cloudray.protocol.demand import Demand, fits
 from cloudray.protocol.nodes import heartbeats
-from cloudray.protocol.records import Batch, Claim, Heartbeat, Shape, Task, Verb, unseal
+from cloudray.protocol.records import Batch, Claim, Heartbeat, Shape, Task, unseal
 from cloudray.protocol.results import Results
-from cloudray.protocol.sharing import at
 from cloudray.refs import ObjectRef
 from cloudray.store import Store, drive
 from cloudray.store.layout import claim_of
@@ -112,7 +111,7 @@ class _Reading:
         return self._argument_of(task) or self._why_queued(shape.demand)
 
     def _where_it_runs(self, identifier: bytes) -> str:
-        batch, index = _place(self._results, identifier)
+        batch, index = self._results.waiting_on(identifier)
         text = "running"
         since_s = self._following.started_s.get(batch, {}).get(index)
         if since_s is not None:
@@ -158,7 +157,7 @@ class _Reading:
         return f"queued: no free slot ({', '.join(busy)})"
 
     def _task_of(self, identifier: bytes) -> tuple[Task, Shape] | None:
-        batch, index = _place(self._results, identifier)
+        batch, index = self._results.waiting_on(identifier)
         if batch not in self._batches:
             self._batches[batch] = self._batch(batch)
         found = self._batches[batch]
@@ -179,17 +178,6 @@ class _Reading:
         if self._beats is None:
             self._beats = drive(self._store, heartbeats())
         return self._beats
-
-
-def _place(results: Results, identifier: bytes) -> tuple[bytes, int]:
-    """Where the next word about a value is due: its own place, or where its task was given."""
-    batch, index = identifier[: ids.BATCH_ID_BYTES], ids.index_of(identifier)
-    while True:
-        journal = results.journals.get(batch)
-        word = None if journal is None else journal.decided.get(index)
-        if word is None or word.verb is not Verb.MOVED:
-            return batch, index
-        batch, index = at(word.values[0])
 
 
 def _sums(name: str, beats: list[Heartbeat]) -> tuple[int, int]:

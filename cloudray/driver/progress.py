@@ -87,7 +87,7 @@ class Watch:
             for ref in wait.refs:
                 index = ids.index_of(ref.id)
                 if index != ids.PUT_INDEX:
-                    self._open.setdefault(ref.id[: ids.BATCH_ID_BYTES], set()).add(index)
+                    self._open.setdefault(ids.unit_of(ref.id), set()).add(index)
         self.total = sum(map(len, self._open.values()))
         self.failed = 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 import time
@@ -22,16 +21,14 @@ from cloudray.protocol.buffer import Linger, Prepared, SubmitBuffer
 from cloudray.protocol.demand import from_units
 from cloudray.protocol.records import Batch, Parent, Shape
 from cloudray.refs import ObjectRef
-from cloudray.store import Room, StoreFullError, envelope
+from cloudray.store import Room, envelope
 from cloudray.store.layout import QueueName
+from cloudray.store.patience import write_patiently
 from cloudray.values.futures import Settler
 from cloudray.values.outcomes import Outcome, refs_of, settle, timed_out, value_of
 
 #: An executor knows nothing of other agents, so it sizes unmeasured batches as for one.
 _AGENTS = 1
-#: A value for which there is no room waits so long for others to be freed.
-ROOM_S = 10.0
-_ROOM_LOOK_S = 0.05
 #: With more outcomes than this, those are forgotten that nobody can ask for again.
 _MANY_OUTCOMES = 1000
 #: How often calls that wait for company are looked at.
@@ -258,21 +255,14 @@ class ExecutorClient:
         Where refs are counted, it waits for room while others may still let go of some. Raises
         `StoreFullError` when there is none.
         """
-        try:
+        if self.handles is None:
             return self._write(parts)
-        except StoreFullError as full:
-            if self.handles is None or full.hopeless:
-                raise
-        gc.collect()  # what only cycles of garbage refer to
-        deadline_s = time.monotonic() + ROOM_S
-        while True:
-            self.tell_handles()
-            try:
-                return self._write(parts)
-            except StoreFullError:
-                if time.monotonic() > deadline_s:
-                    raise
-            time.sleep(_ROOM_LOOK_S)
+        return write_patiently(
+            lambda: self._write(parts),
+            free=self.tell_handles,
+            wait=time.sleep,
+            may_shrink=lambda: True,
+        )
 
     def discard(self, path: str) -> None:
         """Give the room back of a value that was spooled, and that nobody will adopt."""

@@ -42,7 +42,7 @@ class Handles:
 
     def anchor(self, identifier: bytes) -> Anchor:
         """The anchor for a ref that comes from elsewhere."""
-        unit = identifier[: ids.BATCH_ID_BYTES]
+        unit = ids.unit_of(identifier)
         anchor = self._anchors.find(unit)
         if anchor is None:
             anchor = self._anchors.make(unit)
@@ -80,11 +80,11 @@ class Handles:
 
     def kept(self, identifier: bytes) -> None:
         """A value is being sent; that there is a ref to it goes without saying."""
-        self._told.add(identifier[: ids.BATCH_ID_BYTES])
+        self._told.add(ids.unit_of(identifier))
 
     def pin(self, identifier: bytes) -> None:
         """A ref goes where nobody can count it."""
-        self._pinned.add(identifier[: ids.BATCH_ID_BYTES])
+        self._pinned.add(ids.unit_of(identifier))
 
     def take_dropped(self) -> tuple[bytes, ...]:
         """The units that were told of, and to which there are no refs any more."""
@@ -94,7 +94,7 @@ class Handles:
 
     def knows(self, identifier: bytes) -> bool:
         """Whether there are refs here to what an id leads to."""
-        return identifier[: ids.BATCH_ID_BYTES] in self._anchors
+        return ids.unit_of(identifier) in self._anchors
 
     def take_fresh(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """The units to which there are refs by now, and those to be kept for good."""

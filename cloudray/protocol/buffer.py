@@ -181,7 +181,7 @@ class SubmitBuffer:
 
     def flush_for(self, identifier: bytes) -> None:
         """Store the batch that an id names, if it is not stored yet."""
-        batch = self._unstored.get(identifier[: ids.BATCH_ID_BYTES])
+        batch = self._unstored.get(ids.unit_of(identifier))
         if batch is not None:
             self._flush(batch)
 
@@ -203,7 +203,7 @@ class SubmitBuffer:
     def _order(self, batch: _OpenBatch, call: Prepared, *references: Iterable[bytes]) -> _OpenBatch:
         for identifiers in references:
             for identifier in identifiers:
-                other = self._unstored.get(identifier[: ids.BATCH_ID_BYTES])
+                other = self._unstored.get(ids.unit_of(identifier))
                 if other is None or other is batch:
                     continue
                 if other.reaches(batch):

@@ -64,6 +64,11 @@ class Journal:
         """
         return len(self.decided) == self._size
 
+    @property
+    def is_over(self) -> bool:
+        """Whether every task is final: complete, and none of them went to another batch."""
+        return self.complete and not any(word.verb is Verb.MOVED for word in self.decided.values())
+
     def set_once(self) -> None:
         """The batch turned out to hold a single task with `max_retries=0`."""
         self._once = True

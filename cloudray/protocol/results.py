@@ -34,21 +34,23 @@ class Results:
 
     def find(self, identifier: bytes) -> Word | None:
         """The final word on the task behind a ref, or None while there is none (known here)."""
-        batch = identifier[: ids.BATCH_ID_BYTES]
+        batch = ids.unit_of(identifier)
         journal = self.journals.get(batch)
         if journal is None:
             return None
         word = journal.decided.get(int.from_bytes(identifier[25:27], "big"))
         while word is not None and word.verb is Verb.MOVED:
             batch, index = at(word.values[0])
-            word = self.journal(batch).decided.get(index)
+            journal = self.journals.get(batch)
+            word = None if journal is None else journal.decided.get(index)
         return word
 
     def waiting_on(self, identifier: bytes) -> tuple[bytes, int]:
         """The batch and index whose journal will say the next word about a ref."""
-        batch, index = identifier[: ids.BATCH_ID_BYTES], ids.index_of(identifier)
+        batch, index = ids.unit_of(identifier), ids.index_of(identifier)
         while True:
-            word = self.journal(batch).decided.get(index)
+            journal = self.journals.get(batch)
+            word = None if journal is None else journal.decided.get(index)
             if word is None or word.verb is not Verb.MOVED:
                 return batch, index
             batch, index = at(word.values[0])

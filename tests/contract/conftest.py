@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from http import HTTPStatus
-from http.client import HTTPConnection
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -35,8 +30,8 @@ from cloudray.store import (
 from cloudray.store import open_store as open_url
 from cloudray.store.keys import check_key
 from cloudray.store.wrapper import Wrapper
+from tests.buckets import bucket
 
-SERVER = Path(__file__).with_name("moto_server.py")
 BACKENDS = ("memory", "directory", "durable-directory", "spilling", "roomy", "spilled", "s3")
 #: Below it, keys are those of large values.
 OBJECTS = "t7/jobs/job/objects/"
@@ -128,18 +123,8 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="session")
 def bucket_url() -> Iterator[Callable[[], str]]:
     """Make URLs of empty places in a bucket of a local S3."""
-    with subprocess.Popen(
-        [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        address = f"127.0.0.1:{int(server.stdout.readline())}"
-        with closing(HTTPConnection(address, timeout=30)) as connection:
-            connection.request("PUT", "/bucket")
-            assert connection.getresponse().status == HTTPStatus.OK
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-            yield lambda: f"s3://bucket/{next(_serial)}?endpoint=http://{address}&region=us-east-1"
+    with bucket() as url:
+        yield lambda: url.replace("//bucket?", f"//bucket/{next(_serial)}?")
 
 
 @pytest.fixture(params=BACKENDS)

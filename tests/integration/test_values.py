@@ -14,7 +14,7 @@ import pytest
 import cloudray as ray
 from cloudray.protocol.batching import MAX_BATCH_BYTES, MAX_INLINE_BYTES
 from cloudray.values.codec import dumps
-from tests.integration.buckets import cluster_in_bucket
+from tests.buckets import cluster_in_bucket
 from tests.integration.clusters import Embedded
 from tests.integration.gates import meet
 from tests.integration.programs import run_program

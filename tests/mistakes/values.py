@@ -180,8 +180,8 @@ ROWS: tuple[Mistake, ...] = (
     ),
     Mistake(
         what="A result for which there is no room",
-        given=_FULL + "from cloudray.executor import client\n",
-        code="@ray.remote(max_calls=1)\ndef f():\n    fill()\n    client.ROOM_S = 0.01\n"
+        given=_FULL + "from cloudray.store import patience\n",
+        code="@ray.remote(max_calls=1)\ndef f():\n    fill()\n    patience.ROOM_S = 0.01\n"
         "    return bytes(200_000)\n\n"
         "ray.get(f.remote())",
         shown="@ray.remote\ndef f():\n    return bytes(200_000)\n\nray.get(f.remote())",

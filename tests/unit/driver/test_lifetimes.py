@@ -11,7 +11,7 @@ import pytest
 
 from cloudray import ids
 from cloudray.context import Anchors
-from cloudray.driver.lifetimes import Lifetimes, unit_of
+from cloudray.driver.lifetimes import Lifetimes
 from cloudray.executor.handles import Handles
 from cloudray.protocol import messages as m
 from cloudray.protocol.journal import Journal
@@ -275,7 +275,7 @@ class Process:
 
     def get(self, ref: ObjectRef[Any]) -> None:
         """Read a value: that makes refs of those inside it."""
-        self.refs += [self.ref(inner) for inner in self.world.read(unit_of(ref.id)).contains]
+        self.refs += [self.ref(inner) for inner in self.world.read(ids.unit_of(ref.id)).contains]
 
     def drop(self, rng: random.Random) -> None:
         if self.refs:
@@ -294,7 +294,7 @@ class Driver(Process):
         self.anchors = Anchors()
 
     def ref(self, identifier: bytes) -> ObjectRef[Any]:
-        key = unit_of(identifier)
+        key = ids.unit_of(identifier)
         anchor = self.anchors.find(key)
         if anchor is None:
             anchor = self.anchors.make(key)
@@ -306,8 +306,8 @@ class Driver(Process):
         identifier = self.next_id()
         ref = self.ref(identifier)
         contains = tuple(one.id for one in inner)
-        self.world.write(unit_of(identifier), contains)
-        self.lifetimes.stored(unit_of(identifier), identifier.hex(), contains)
+        self.world.write(ids.unit_of(identifier), contains)
+        self.lifetimes.stored(ids.unit_of(identifier), identifier.hex(), contains)
         self.refs.append(ref)
 
     def submit(self, rng: random.Random) -> None:
@@ -316,7 +316,7 @@ class Driver(Process):
         identifier = self.next_id()
         contains = tuple(one.id for one in inner)
         ref = self.ref(identifier)
-        self.lifetimes.submitted(unit_of(identifier), contains, contains)
+        self.lifetimes.submitted(ids.unit_of(identifier), contains, contains)
         self.world.queue(identifier, contains)
         if rng.random() < 0.8:
             self.refs.append(ref)
@@ -357,14 +357,14 @@ class Executor(Process):
         ref = self.ref(identifier)
         self.handles.kept(identifier)
         contains = tuple(one.id for one in inner)
-        self.world.write(unit_of(identifier), contains)
+        self.world.write(ids.unit_of(identifier), contains)
         self.outbox.append(m.Keep(identifier, "", contains))
         self.refs.append(ref)
 
     def submit(self, rng: random.Random) -> None:
         inner = self.some_refs(rng)
         identifier = self.next_id()
-        batch = unit_of(identifier)
+        batch = ids.unit_of(identifier)
         alone = rng.random() < 0.5
         held = False
         if alone:
@@ -382,7 +382,7 @@ class Executor(Process):
         contains = tuple(one.id for one in inner)
         if not alone:
             held = self.handles.begun(batch, adding=False)
-        self.outbox.append(m.Begun(unit_of(identifier), self.name, held, contains))
+        self.outbox.append(m.Begun(ids.unit_of(identifier), self.name, held, contains))
         self.submitted.append((identifier, contains))
 
     def tell(self) -> None:
@@ -402,7 +402,7 @@ class Executor(Process):
         if self.handles.restless:
             self.tell()
         contains = tuple(ref.id for ref in returned)
-        self.world.write(unit_of(identifier), contains)
+        self.world.write(ids.unit_of(identifier), contains)
         self.outbox.append(m.Outcomes((m.Outcome(0, Verb.DONE, (), 0, contains),)))
         self.world.over[self.name].append(identifier)
         self.running = None
@@ -421,7 +421,7 @@ class Hasty(Executor):
         self.tell()
         assert self.running is not None
         identifier, _ = self.running
-        self.world.write(unit_of(identifier), returned)
+        self.world.write(ids.unit_of(identifier), returned)
         self.outbox.append(m.Outcomes((m.Outcome(0, Verb.DONE, (), 0, returned),)))
         self.world.over[self.name].append(identifier)
         self.running = None
@@ -456,7 +456,8 @@ class World:
     def write(self, key: bytes, contains: tuple[bytes, ...]) -> None:
         assert key not in self.freed, "freed before its task ended"
         for inner in contains:
-            assert unit_of(inner) not in self.freed, "the content was freed before the container"
+            content = ids.unit_of(inner)
+            assert content not in self.freed, "the content was freed before the container"
         self.values[key] = Value(contains)
 
     def queue(self, identifier: bytes, contains: tuple[bytes, ...]) -> None:
@@ -468,10 +469,10 @@ class World:
         self.freed.add(gone)
         for process in (self.driver, *self.executors):
             refs = [*process.refs, *getattr(process, "kept", ())]
-            assert gone not in {unit_of(ref.id) for ref in refs}, "a ref is left"
+            assert gone not in {ids.unit_of(ref.id) for ref in refs}, "a ref is left"
         for identifier, contains in self.unfinished():
-            assert gone != unit_of(identifier), "a task is not over"
-            assert gone not in {unit_of(one) for one in contains}, "a task names it"
+            assert gone != ids.unit_of(identifier), "a task is not over"
+            assert gone not in {ids.unit_of(one) for one in contains}, "a task names it"
 
     def unit_behind(self, key: str) -> bytes:
         for known in self.values:
@@ -491,17 +492,17 @@ class World:
             return
         message = executor.outbox.popleft()
         if isinstance(message, m.Keep):
-            contains = tuple(unit_of(one) for one in message.contains)
-            kept = m.Kept(unit_of(message.identifier), executor.name, True, contains)
+            contains = tuple(ids.unit_of(one) for one in message.contains)
+            kept = m.Kept(ids.unit_of(message.identifier), executor.name, True, contains)
             self.to_driver.append(kept)
         elif isinstance(message, m.Handles):
             handled = m.Handled(executor.name, message.taken, message.dropped, message.pinned)
             self.to_driver.append(handled)
         elif isinstance(message, m.Outcomes):
-            batch = unit_of(self.over[executor.name].popleft())
+            batch = ids.unit_of(self.over[executor.name].popleft())
             (outcome,) = message.outcomes
             if outcome.contains:
-                inner = tuple(unit_of(one) for one in outcome.contains)
+                inner = tuple(ids.unit_of(one) for one in outcome.contains)
                 self.to_driver.append(m.Valued(batch, inner))
             self.to_driver.append(m.Published(batch, 1, None, complete=True))
         else:
@@ -530,7 +531,7 @@ class World:
         elif act < 0.4:
             process.submit(rng)
         elif act < 0.6 and process.refs:
-            ready = [ref for ref in process.refs if unit_of(ref.id) in self.values]
+            ready = [ref for ref in process.refs if ids.unit_of(ref.id) in self.values]
             if ready:
                 process.get(rng.choice(ready))
         elif act < 0.9 or isinstance(process, Driver):
