@@ -1,4 +1,4 @@
-"""Ctrl-C, kept out of what must be done as a whole: starting a cluster, holding a lock."""
+"""What Ctrl-C, and signals as such, must not break: starting a cluster, holding a lock, waiting."""
 
 from __future__ import annotations
 
@@ -73,3 +73,26 @@ class Shield:
 
 def _note(_signal: int, _frame: FrameType | None) -> None:
     Shield._noted = True  # noqa: SLF001 - its own module
+
+
+class Bell:
+    """Rung by any thread, heard by one; rung again before it is heard, it still counts once.
+
+    A lock that is taken while nobody rings. `queue.SimpleQueue` will not do: when a signal comes
+    as the time of a `get` is up, CPython takes what is left of it for no limit, and waits for ever.
+    """
+
+    __slots__ = ("_silence",)
+
+    def __init__(self) -> None:
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        """Let whoever listens, now or next, hear it."""
+        with contextlib.suppress(RuntimeError):  # it was rung already
+            self._silence.release()
+
+    def listen(self, timeout_s: float) -> bool:
+        """Wait until it is rung, or the time is up; whether it was rung."""
+        return self._silence.acquire(timeout=timeout_s)

@@ -11,14 +11,12 @@ lock but with `with`, and only locks that are written in C: those in `threading.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
 
-_Bell = queue.SimpleQueue[None]
+from cloudray.interrupts import Bell
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +50,7 @@ class Pump:
         #: the thread that is in `turn`; 0 for none. No lock says so, as this can be put right later
         self._leader = 0
         #: by thread that waits for another one's turn to end, where it hears of that
-        self._followers: dict[int, _Bell] = {}
+        self._followers: dict[int, Bell] = {}
         #: the threads that wait
         self._waiting: set[int] = set()
         #: the background thread is in `turn`, or asleep: a submission must wake it
@@ -60,7 +58,7 @@ class Pump:
         #: somebody waits for a future: listen even while nobody waits for a value
         self.eager = False
         self._closed = False
-        self._stirred: _Bell = queue.SimpleQueue()
+        self._stirred = Bell()
         self._thread = threading.Thread(
             target=self._background, name="cloudray-driver", daemon=True
         )
@@ -69,7 +67,7 @@ class Pump:
     def stir(self) -> None:
         """Something was submitted while all was quiet, or somebody waits for a future."""
         self.quiet = False
-        self._stirred.put(None)
+        self._stirred.ring()
         self._wake()
 
     def run_until(self, ready: Callable[[], bool], deadline_s: float | None) -> bool:
@@ -95,9 +93,9 @@ class Pump:
                     continue
                 if self.quiet or self.eager:
                     self.stir()
-                bell = self._followers.setdefault(me, queue.SimpleQueue())
+                bell = self._followers.setdefault(me, Bell())
                 if not ready():
-                    _listen(bell, min(left_s, _TURN_S))
+                    bell.listen(min(left_s, _TURN_S))
             return True
         finally:
             self._waiting.discard(me)
@@ -109,7 +107,7 @@ class Pump:
         """Something came: whoever waits while another thread listens looks whether it is his."""
         if self._followers:
             for bell in list(self._followers.values()):
-                bell.put(None)
+                bell.ring()
 
     def _lead(self, me: int) -> bool:
         """Become the one that listens, unless another thread does."""
@@ -123,19 +121,19 @@ class Pump:
         """End the background thread, and every `run_until`; nobody listens afterwards."""
         with self._choosing:
             self._closed = True
-        self._stirred.put(None)
+        self._stirred.ring()
         self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
         me = threading.get_ident()
-        bell = self._followers.setdefault(me, queue.SimpleQueue())
+        bell = self._followers.setdefault(me, Bell())
         # Whoever is in `turn` was woken and leaves; nobody gets in any more.
         while self._leader not in (0, me):
-            _listen(bell, _TURN_S)
+            bell.listen(_TURN_S)
         self.tell_followers()
 
     def _rest(self, timeout_s: float) -> None:
-        _listen(self._stirred, timeout_s)
+        self._stirred.listen(timeout_s)
 
     def _background(self) -> None:
         self._busy_s = time.monotonic()
@@ -170,11 +168,3 @@ class Pump:
             self.tell_followers()
         else:
             self._rest(_TICK_S)
-
-
-def _listen(bell: _Bell, timeout_s: float) -> None:
-    """Wait until a bell is rung, or the time is up; all that was rung before counts once."""
-    with contextlib.suppress(queue.Empty):
-        bell.get(timeout=timeout_s)
-        while True:
-            bell.get_nowait()

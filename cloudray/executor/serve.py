@@ -23,6 +23,7 @@ from cloudray.executor.link import Link
 from cloudray.executor.output import Streams
 from cloudray.executor.run import Function, Runner
 from cloudray.executor.surroundings import Surroundings
+from cloudray.interrupts import Bell
 from cloudray.platform import die_with_parent, end_own_group, monotonic_s, on_fork
 from cloudray.protocol import messages as m
 from cloudray.protocol.buffer import SubmitBuffer
@@ -48,6 +49,8 @@ class Executor:
         self._token = token
         self._progress = memoryview(progress).cast("Q")
         self._calls: queue.SimpleQueue[m.Call | None] = queue.SimpleQueue()
+        #: rings when there are calls
+        self._arrived = Bell()
         self._functions: dict[int, Function] = {}
         self._held: list[m.Outcome] = []
         self._holding = threading.Lock()
@@ -110,15 +113,17 @@ class Executor:
 
     def _next_call(self) -> m.Call | None:
         handles = self._client.handles
-        idle_s = _IDLE_S if handles is not None and handles.holds else None
+        holds = handles is not None and handles.holds
         while True:
             try:
-                return self._calls.get(timeout=idle_s)
-            except queue.Empty:
-                # What only cycles of garbage refer to keeps its bytes, and no call may come for
-                # long: it goes now, and the link's thread says so.
-                gc.collect()
-                idle_s = None
+                if holds:
+                    holds = False
+                    self._arrived.listen(0.0)  # what rang for earlier calls
+                    if self._calls.empty() and not self._arrived.listen(_IDLE_S):
+                        # What only cycles of garbage refer to keeps its bytes, and no call may
+                        # come for long: it goes now, and the link's thread says so.
+                        gc.collect()
+                return self._calls.get()
             except KeyboardInterrupt:
                 # A cancellation that arrived after its call had ended.
                 continue
@@ -219,6 +224,7 @@ class Executor:
         if isinstance(message, m.Run):
             for call in message.calls:
                 self._calls.put(call)
+            self._arrived.ring()
         elif isinstance(message, m.Learn):
             self._functions[message.number] = Function(message.shape, message.pickled)
             # The same for all functions of one executor.
@@ -235,6 +241,7 @@ class Executor:
                 self._interrupting = message.ticket
         elif isinstance(message, m.Leave):
             self._calls.put(None)
+            self._arrived.ring()
         else:
             self._client.handle(message)
 

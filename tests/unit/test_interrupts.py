@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from cloudray.interrupts import Shield
+from cloudray.interrupts import Bell, Shield
+from tests.integration.programs import ROOT
 
 # What is raised comes out of a whole block here, which is what these tests are about.
 # ruff: noqa: PT012
@@ -143,3 +146,49 @@ def test_the_users_own_handler_is_called_afterwards() -> None:
         assert heard == []
     assert heard == [signal.SIGINT]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_bell_that_is_rung_is_heard_once_however_often_it_was_rung() -> None:
+    bell = Bell()
+    bell.ring()
+    bell.ring()
+    assert bell.listen(0.0)
+    assert not bell.listen(0.0)
+
+
+def test_signals_do_not_make_a_thread_wait_for_ever() -> None:
+    program = """
+import os, signal, subprocess, sys, threading, time
+from cloudray.interrupts import Bell
+
+signal.signal(signal.SIGINT, lambda *_: None)
+rounds = 0
+over = False
+
+def listen():
+    global rounds
+    bell = Bell()
+    while not over:
+        bell.listen(0.0005)
+        rounds += 1
+
+thread = threading.Thread(target=listen)
+thread.start()
+flood = "import os, signal\\nfor _ in range(200_000): os.kill(%d, signal.SIGINT)" % os.getpid()
+subprocess.run([sys.executable, "-c", flood], check=True)
+before = rounds
+while rounds == before:
+    time.sleep(0.001)
+over = True
+thread.join()
+print("it still listens")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "it still listens\n", done.stderr
