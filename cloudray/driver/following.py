@@ -96,9 +96,11 @@ class Following:
 
     def follow(self, identifier: bytes) -> None:
         """Somebody waits for this value: its journal is looked at from now on."""
-        batch, _ = self.results.waiting_on(identifier)
+        batch, index = self.results.waiting_on(identifier)
+        journal = self.results.journal(batch)
+        journal.expect(index)
         if batch not in self._open:
-            self._open[batch] = self.results.journal(batch)
+            self._open[batch] = journal
             self.restless = True
             if ids.job_of(batch) != self._job:
                 self._strange.add(batch)
@@ -192,17 +194,20 @@ class Following:
         journal.measured.clear()
         if journal.started:
             self._note_started(journal)
-        if not journal.complete:
-            return
-        self._open.pop(journal.batch, None)
-        if self._lifetimes is not None:
-            self._lifetimes.read(journal)
-        for word in journal.decided.values():
-            if word.verb is Verb.MOVED:
-                target = self.results.journal(at(word.values[0])[0])
-                if target.batch not in self._open and not target.complete:
-                    self._open[target.batch] = target
-                    self.restless = True
+        # At once: the rest of a batch may take long, and where its tasks went may be over soon.
+        # Nothing that was moved says how many tasks it came among, so they are counted here.
+        for word in journal.moved:
+            batch, index = at(word.values[0])
+            target = self.results.journal(batch)
+            target.expect(index)
+            if batch not in self._open and not target.complete:
+                self._open[batch] = target
+                self.restless = True
+        journal.moved.clear()
+        if journal.complete:
+            self._open.pop(journal.batch, None)
+            if self._lifetimes is not None:
+                self._lifetimes.read(journal)
 
     def _note_started(self, journal: Journal) -> None:
         seen = self.started_s.setdefault(journal.batch, {})

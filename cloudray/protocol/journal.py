@@ -28,6 +28,7 @@ class Journal:
     """
 
     __slots__ = (
+        "_missing",
         "_once",
         "_size",
         "batch",
@@ -35,6 +36,7 @@ class Journal:
         "decided",
         "latest",
         "measured",
+        "moved",
         "next",
         "started",
     )
@@ -53,16 +55,30 @@ class Journal:
         self.latest: Entry | None = None
         #: durations that entries reported, for whoever sizes batches to take
         self.measured: list[Duration] = []
+        #: MOVED words that decided, for whoever follows them to take
+        self.moved: list[Word] = []
         self._size = size
+        #: where the size is not known, the expected tasks that are not decided; None without any
+        self._missing: set[int] | None = None
         self._once = once
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to do here: every task is final, or another batch's.
 
-        False where the number of tasks is not known.
+        Where the number of tasks is not known, those count that somebody expects.
         """
+        if self._size is None:
+            return self._missing is not None and not self._missing
         return len(self.decided) == self._size
+
+    def expect(self, index: int) -> None:
+        """Count a task among those that must be decided, where their number is not known."""
+        if self._size is None:
+            if self._missing is None:
+                self._missing = set()
+            if index not in self.decided:
+                self._missing.add(index)
 
     @property
     def is_over(self) -> bool:
@@ -105,6 +121,10 @@ class Journal:
             self.decided[word.index] = word
             self.claims[word.index] = entry.claim
             fresh.append(word.index)
+            if word.verb is Verb.MOVED:
+                self.moved.append(word)
+            if self._missing:
+                self._missing.discard(word.index)
         self.measured += entry.durations
         self.latest = entry
         self.next += 1

@@ -136,6 +136,37 @@ def test_a_task_that_went_elsewhere_is_followed(following: Following, store: Rel
 # -- hints ---------------------------------------------------------------------------------
 
 
+def test_a_task_that_was_moved_twice_is_found_while_the_rest_of_its_batch_runs(
+    following: Following, store: Reliable
+) -> None:
+    anchor = submit(following)
+    third = STRANGE_ID[:-1] + b"\x07"
+    write(store, BATCH_ID, Entry(1, (moved(1, OTHER_ID, 0),)))
+    write(store, OTHER_ID, Entry(1, (moved(0, third, 0),)))
+    write(store, third, Entry(1, (done(0, b"there"),)))
+    for _ in range(3):
+        following.look_around()
+    word = following.find(SECOND)
+    assert word is not None
+    assert word.values == (b"there",)
+    del anchor
+
+
+def test_a_batch_that_tasks_were_moved_to_is_not_looked_at_once_they_are_decided(
+    following: Following, store: Reliable, ledger: Ledger
+) -> None:
+    anchor = submit(following)
+    write(store, BATCH_ID, Entry(1, (moved(0, OTHER_ID, 0), moved(1, OTHER_ID, 1))))
+    write(store, OTHER_ID, Entry(1, (done(0), done(1))))
+    for _ in range(2):
+        following.look_around()
+    assert following.find(SECOND) is not None
+    before = ledger.as_dict()
+    following.look_around()
+    assert ledger.subtract(before) == Ledger()
+    del anchor
+
+
 def test_an_entry_that_comes_with_the_hint_is_not_read(
     following: Following, ledger: Ledger
 ) -> None:
