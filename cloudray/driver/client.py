@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -15,10 +16,13 @@ import msgspec
 
 from cloudray import ids
 from cloudray.context import Anchor
+from cloudray.driver import far as away
 from cloudray.driver.describing import Counts, count, describe
+from cloudray.driver.far import Far, Looked, Seen, Unstored
 from cloudray.driver.following import Following, first_found, outcome_of
 from cloudray.driver.freeing import Freeing
 from cloudray.driver.lifetimes import Lifetimes
+from cloudray.driver.looking import Found
 from cloudray.driver.misfits import Misfits
 from cloudray.driver.peers import Peer, Peers
 from cloudray.driver.pending import Pending
@@ -26,6 +30,7 @@ from cloudray.driver.printing import Printer
 from cloudray.driver.progress import Progress
 from cloudray.driver.pump import Pump
 from cloudray.driver.screen import open_display
+from cloudray.driver.uploads import MAX_COPIED_BYTES
 from cloudray.exceptions import (
     GetTimeoutError,
     ObjectLostError,
@@ -38,9 +43,11 @@ from cloudray.protocol.batching import DurationBook, batch_limit
 from cloudray.protocol.buffer import Linger, Prepared, SubmitBuffer
 from cloudray.protocol.demand import UNIT
 from cloudray.protocol.nodes import heartbeats, list_nodes
-from cloudray.protocol.records import Batch, Cluster, Job, Verb, Word
+from cloudray.protocol.records import Batch, Cluster, Heartbeat, Job, Verb, Word
 from cloudray.refs import ObjectRef
 from cloudray.store import Ledger, Put, Store, StoreError, StoreFullError, drive, envelope, layout
+from cloudray.store.bodies import join, size_of
+from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName
 from cloudray.store.patience import ROOM_LOOK_S, ROOM_S
 from cloudray.values.futures import Settler
@@ -107,7 +114,7 @@ class DriverClient:
         self._on_agent_lost = on_agent_lost
         self._peers = Peers(job.id, want_logs=log_to_driver, on_lost=self._lost)
         #: messages that have come and are not handled yet
-        self._heard: deque[tuple[Peer, m.Message]] = deque()
+        self._heard: deque[tuple[Peer, m.Message] | away.Message] = deque()
         self._answers: dict[int, bytes] = {}
         self._requests = 0
         self._looked_s = 0.0
@@ -119,6 +126,8 @@ class DriverClient:
         self._freeing = Freeing(
             store, self._following, self._lifetimes, self._lock, settings.lease_s, self._listen
         )
+        #: None where the store answers at once
+        self._far = None if store.inline else Far(store, settings.commit_s, self._hear, self._rang)
         self._pump = Pump(self._turn, self._tick, self._peers.wake)
 
     # -- joining and leaving -----------------------------------------------------------------
@@ -140,9 +149,11 @@ class DriverClient:
         return peer.greeting is not None
 
     def flush(self) -> None:
-        """Store everything that has been submitted."""
+        """Store everything that has been submitted, and wait until it is."""
         with self._lock:
             self._buffer.flush()
+        if self._far is not None:
+            self._far.uploads.wait()
 
     def close(self) -> None:
         """Store what is buffered, print what is left, and hang up."""
@@ -163,6 +174,8 @@ class DriverClient:
             return
         self.closed = self._freeing.closed = True
         self._pump.close()
+        if self._far is not None:
+            self._far.close()
         self._progress.close()
         self._settler.close()
         self._disappoint(_LEFT)
@@ -193,6 +206,8 @@ class DriverClient:
         """
         self.closed = True
         self._peers.close()
+        if self._far is not None:
+            self._far.forget()
 
     # -- context.Client ----------------------------------------------------------------------
 
@@ -203,9 +218,13 @@ class DriverClient:
         digest = prepared.shape.function
         with self._lock:
             if digest not in self._digests:
-                key = layout.blob(self._prefix, digest)
-                with _full_for_users(f"the function {prepared.shape.function_name}"):
-                    self.store.perform(Put(key, envelope.seal(envelope.Kind.BLOB, pickled)))
+                body = envelope.seal(envelope.Kind.BLOB, pickled)
+                put = Put(layout.blob(self._prefix, digest), body)
+                if self._far is not None:
+                    self._far.uploads.put(digest, put)
+                else:
+                    with _full_for_users(f"the function {prepared.shape.function_name}"):
+                        self.store.perform(put)
                 self._digests.add(digest)
         return prepared
 
@@ -243,7 +262,16 @@ class DriverClient:
             identifier = ids.object_id(self._buffer.next_id(), ids.PUT_INDEX)
         head = envelope.header(envelope.Kind.OBJECT, envelope.new_nonce())
         key = layout.put_object(identifier)
-        self._freeing.write(Put(key, (head, *parts)))
+        put = Put(key, (head, *parts))
+        if self._far is None:
+            self._freeing.write(put)
+        else:
+            names = [ids.unit_of(inner) for inner in contains]
+            if size_of(put.body) <= MAX_COPIED_BYTES:
+                self._far.uploads.put(ids.unit_of(identifier), Put(key, join(put.body)), names)
+            else:
+                self._far.uploads.wait(names)
+                self._freeing.write(put)
         if self._lifetimes is None:
             return ObjectRef(identifier)
         with self._lock:
@@ -319,6 +347,8 @@ class DriverClient:
             self._buffer.flush_for(identifier)
             if unseen and self._lifetimes is not None:
                 self._lifetimes.pin(ids.unit_of(identifier))
+        if self._far is not None:
+            self._far.uploads.wait((ids.unit_of(identifier),))
 
     def anchor(self, identifier: bytes) -> Anchor | None:
         """What refs to this id's batch keep alive."""
@@ -389,12 +419,21 @@ class DriverClient:
         self._last_anchor = None
         adding = self._buffer.adding_to == name.batch
         self._following.submitted(name, batch, adding=adding)
+        if self._far is not None:
+            self._far.hasten()
+            self._far.uploads.batch(name, batch)
+            return
         try:
             with _full_for_users(f"{len(batch.tasks)} calls of {batch.shapes[0].name}"):
                 drive(self.store, claims.submit(name, batch))
         except ObjectStoreFullError:
             self._following.not_submitted(name.batch)
             raise
+        self._peers.send(m.Ring((name,)))
+
+    async def _rang(self, name: QueueName, batch: Batch) -> None:
+        """A batch has been stored in the background: say so."""
+        del batch
         self._peers.send(m.Ring((name,)))
 
     # -- waiting -----------------------------------------------------------------------------
@@ -423,6 +462,12 @@ class DriverClient:
             self._listen(ROOM_LOOK_S)
             waited_s += ROOM_LOOK_S
 
+    def _await_puts(self, refs: Sequence[ObjectRef[Any]]) -> None:
+        """Values that were put are there once they are stored."""
+        if self._far is not None:
+            put = [ref.id for ref in refs if ids.index_of(ref.id) == ids.PUT_INDEX]
+            self._far.uploads.wait(map(ids.unit_of, put))
+
     def _flush_what_fits(self) -> None:
         """Store calls; whoever waits for those that there is no room for is told so."""
         with contextlib.suppress(ObjectStoreFullError):
@@ -434,6 +479,7 @@ class DriverClient:
         """Wait for `num_returns` outcomes (None: for all, or the first error)."""
         find = self._find
         self._flush_for(refs, timeout_s)
+        self._await_puts(refs)
         with self._lock:
             words = [find(ref.id) for ref in refs]
             pending = [position for position, word in enumerate(words) if word is None]
@@ -459,7 +505,7 @@ class DriverClient:
             return failed or not pending
 
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        if self._following.restless:
+        if self._following.restless and self._far is None:
             # Also when there is no time to wait: what ended long ago is ready.
             self._look_around()
         if not enough():
@@ -495,6 +541,9 @@ class DriverClient:
 
     def _turn(self, timeout_s: float) -> None:
         """Wait for hints and act on them; look for oneself when none comes."""
+        if self._far is not None:
+            self._turn_far(self._far, timeout_s)
+            return
         look_s = _RARE_LOOK_S if len(self._peers) else self.settings.commit_s / 2
         if self._following.restless:
             # Something is waited for that may have ended before anybody listened for hints.
@@ -508,6 +557,27 @@ class DriverClient:
         if time.monotonic() - self._looked_s > look_s:
             self._look_around()
 
+    def _turn_far(self, far: Far, timeout_s: float) -> None:
+        """Do so where looking takes long: in the background, and only if somebody waits."""
+        now_s = time.monotonic()
+        if self._pump.awaited:
+            due_s = 0.0 if self._following.restless else far.due_s(now_s)
+            if due_s <= 0.0:
+                with self._lock:
+                    far.look(self._following.open_now(), now_s)
+                due_s = self.settings.commit_s
+            far.watch(now_s)
+            timeout_s = min(timeout_s, due_s)
+        self._heard += self._peers.wait(0.0 if self._heard else timeout_s)
+        if self._heard:
+            with self._lock:
+                self._handle_all()
+
+    def _hear(self, message: away.Message) -> None:
+        """Take in what the background has found out."""
+        self._heard.append(message)
+        self._peers.wake()
+
     def _listen(self, seconds: float) -> None:
         """Take in what agents say, for so long."""
         self._pump.run_until(lambda: False, time.monotonic() + seconds)
@@ -517,7 +587,10 @@ class DriverClient:
         while heard:
             first = heard[0]
             try:
-                self._handle(*first)
+                if isinstance(first, tuple):
+                    self._handle(*first)
+                else:
+                    self._handle_far(first)
             except KeyboardInterrupt:
                 raise
             except BaseException:
@@ -538,13 +611,42 @@ class DriverClient:
             self._printer.take(message.lines)
         elif isinstance(message, m.Greeting):
             peer.greeting = message
-            self._count_slots(message)
+            if self._far is None:
+                self._count_slots(message)
         elif isinstance(message, m.Answer):
             self._answers[len(self._answers)] = message.payload
         elif isinstance(message, m.Unschedulable):
             self._misfits.take(message)
         elif self._lifetimes is not None:
             self._lifetimes.hear(message)
+
+    def _handle_far(self, message: away.Message) -> None:
+        if isinstance(message, Found):
+            if isinstance(message.entry, RecordError):
+                self._following.lose(message.batch, f"its journal cannot be read: {message.entry}")
+            elif not self._following.published(message.batch, message.number + 1, message.entry):
+                return
+        elif isinstance(message, Unstored):
+            self._following.lose(message.unit, f"it could not be stored: {message.error}")
+        elif isinstance(message, Looked):
+            if self._far is not None:
+                news = self._following.looked(news=message.news)
+                self._far.looked(time.monotonic(), news=news)
+        elif isinstance(message, Seen):
+            self.see(message.beats)
+        if self._futures:
+            self._settle_futures()
+
+    def see(self, beats: Sequence[Heartbeat]) -> None:
+        """Take in which agents there are."""
+        self._agents = max(1, len(beats))
+        cpus = sum(beat.total.get("CPU", 0) // UNIT for beat in beats)
+        self._slots = max(1, cpus)
+        known = self._peers.addresses()
+        host = socket.gethostname()
+        for beat in beats:
+            if beat.host == host and beat.socket not in known:
+                self._peers.connect(beat.socket)
 
     def _count_slots(self, greeting: m.Greeting) -> None:
         slots = max(1, greeting.total.get("CPU", 0) // UNIT)

@@ -9,6 +9,7 @@ from typing import Any
 from cloudray import ids
 from cloudray.context import Anchor, Anchors
 from cloudray.driver.lifetimes import Lifetimes
+from cloudray.driver.looking import Open
 from cloudray.exceptions import ObjectLostError
 from cloudray.protocol import journal as journals
 from cloudray.protocol.batching import DurationBook
@@ -168,6 +169,19 @@ class Following:
         self._grown(self.results.journal(batch))
         return batch
 
+    def open_now(self) -> list[Open]:
+        """What is waited for, for whoever looks at it elsewhere, and says so by `looked`."""
+        self.restless = False
+        return [Open(one.batch, one.next, one.missing) for one in self._open.values()]
+
+    def looked(self, *, news: bool) -> bool:
+        """What was waited for has been looked at; whether there was news, or is now."""
+        self._looks += 1
+        strange, self._strange = self._strange, set()
+        if strange and self._doubt(strange):
+            news = True
+        return self._doubt_if_due(news=news)
+
     def look_around(self) -> bool:
         """Hints may be lost: look at what is waited for, oldest first; whether there was news."""
         self.restless = False
@@ -181,6 +195,9 @@ class Following:
             if drive(self._store, journals.catch_up(journal)):
                 news = True
                 self._grown(journal)
+        return self._doubt_if_due(news=news)
+
+    def _doubt_if_due(self, *, news: bool) -> bool:
         if news:
             self._looks = 0
         elif self._looks % _LOOKS_BEFORE_DOUBT == 0:
@@ -222,7 +239,9 @@ class Following:
         A job's record goes first, so where it is there the rest is too.
         """
         doubtful = [batch for batch in batches if batch in self._open]
-        gone = [batch for batch in doubtful if self._store.head(layout.meta(batch)) is None]
+        jobs = list(dict.fromkeys(layout.meta(batch) for batch in doubtful))
+        missing = {job for job in jobs if self._store.head(job) is None}
+        gone = [batch for batch in doubtful if layout.meta(batch) in missing]
         for batch in gone:
             self.lose(
                 batch,

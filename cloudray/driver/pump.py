@@ -103,6 +103,11 @@ class Pump:
             if not leads_already and self._leader == me:
                 self._leader = 0
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits, for a value or a future."""
+        return bool(self._waiting) or self.eager
+
     def tell_followers(self) -> None:
         """Something came: whoever waits while another thread listens looks whether it is his."""
         if self._followers:

@@ -163,6 +163,8 @@ class Session:
         if self.cluster is None:
             beats = drive(client.store, heartbeats())
             self._introduction = notices.joined(self.address, [beat.total for beat in beats])
+            if not client.store.inline:
+                client.see(beats)
             for beat in beats:
                 peer = client.connect(beat.socket)
                 if peer is not None:

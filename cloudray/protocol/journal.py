@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
-from cloudray.protocol.records import Duration, Entry, Verb, Word, seal, unseal
+from cloudray.protocol.records import EVERY_TASK, Duration, Entry, Verb, Word, seal, unseal
 from cloudray.store import layout
 from cloudray.store.base import Create, Get, GetMany, Op
 
@@ -72,6 +72,13 @@ class Journal:
             return self._missing is not None and not self._missing
         return len(self.decided) == self._size
 
+    @property
+    def missing(self) -> int:
+        """How many tasks are not decided: of all, or of the expected ones if not all are known."""
+        if self._size is None:
+            return len(self._missing or ())
+        return self._size - len(self.decided)
+
     def expect(self, index: int) -> None:
         """Count a task among those that must be decided, where their number is not known."""
         if self._size is None:
@@ -113,6 +120,9 @@ class Journal:
         """
         fresh = []
         for word in entry.words:
+            if word.index == EVERY_TASK:
+                fresh += self._end(word, entry.claim)
+                continue
             if not self._counts(word):
                 continue
             if word.verb is Verb.STARTED:
@@ -130,6 +140,18 @@ class Journal:
         self.next += 1
         return fresh
 
+    def _end(self, word: Word, claim: int) -> list[int]:
+        """The job has ended: its word holds for every task without another, known here or not."""
+        known = range(self._size or 0) if self._missing is None else sorted(self._missing)
+        fresh = [index for index in known if index not in self.decided]
+        self.decided = _Unanimous(word, self.decided)
+        for index in fresh:
+            self.decided[index] = word
+            self.claims[index] = claim
+        if self._missing:
+            self._missing.clear()
+        return fresh
+
     def _counts(self, word: Word) -> bool:
         if word.index in self.decided:
             return False
@@ -138,6 +160,23 @@ class Journal:
             # running, so the task can neither start again nor become another batch's.
             return word.verb not in _ONLY_BEFORE_PERMISSION
         return True
+
+
+class _Unanimous(dict[int, Word]):
+    """The words of a batch whose job has ended: where there is no other, that says so."""
+
+    def __init__(self, word: Word, known: dict[int, Word]) -> None:
+        super().__init__(known)
+        self._word = word
+
+    def __contains__(self, index: object) -> bool:
+        return True
+
+    def __missing__(self, index: int) -> Word:
+        return self._word
+
+    def get(self, index: int, default: Any = None) -> Any:
+        return super().get(index, self._word)
 
 
 def key(batch: bytes, number: int) -> str:

@@ -4,11 +4,13 @@
     queue/<class>/<priority>/<batch>.0               a pending or running batch
     queue/<class>/<priority>/<batch>.<n>             its n-th claim
     t<days>/jobs/<job>/meta                          who, what, when
+    t<days>/jobs/<job>/meta.deleted                  that it was deleted, or has ended
     t<days>/jobs/<job>/blobs/<sha256>                functions
     t<days>/jobs/<job>/results/<submitter>/<number>.<n>   a batch's journal
     t<days>/jobs/<job>/objects/<name>                large values
     t<days>/jobs/<job>/logs/<agent>/<n>              captured output
     agents/<agent>                                   heartbeat
+    bell                                             names of the newest batches
 
 Keys are lowercase, no key is another's folder, and keys sort as they are scanned: the queue by
 class, priority, then the age of the job.
@@ -24,12 +26,25 @@ from cloudray import ids
 
 CLUSTER = "cluster"
 QUEUE = "queue/"
+#: How the keys of all jobs begin, whatever their retention class.
+JOBS = "t"
 AGENTS = "agents/"
+BELL = "bell"
 
 
 #: Where objects lie in a directory, as a pattern.
 OBJECT_FOLDERS = "t*/jobs/*/objects"
 _OBJECTS = "/objects/"
+_BLOBS = "/blobs/"
+_JOURNALS = "/results/"
+_LOGS = "/logs/"
+#: Bytes that no claim, no record without values, no batch or entry, no code ever has.
+_CLAIM_BYTES = 4 << 10
+_SMALL_BYTES = 1 << 20
+_LARGE_BYTES = 256 << 20
+_BLOB_BYTES = 2 << 30
+#: Characters of an id as text.
+_ID_CHARACTERS = 16
 
 
 class QueueName(msgspec.Struct, frozen=True, array_like=True):
@@ -92,6 +107,37 @@ def job_folder(days: int, job: bytes) -> str:
     return f"t{days}/jobs/{ids.to_text(job)}/"
 
 
+def parse_job(key: str) -> tuple[int, bytes, str] | None:
+    """Days, id, and what follows the job's folder; None if a key is not one of a job's.
+
+    >>> parse_job("t7/jobs/0v1c0000000000ab/meta")[2]
+    'meta'
+    """
+    try:
+        days, jobs, job, name = key.split("/", 3)
+        if jobs != "jobs" or days[:1] != "t" or len(job) != _ID_CHARACTERS:
+            return None
+        return int(days[1:]), ids.from_text(job), name
+    except ValueError:
+        return None
+
+
+def beyond_job(days: int, job: bytes) -> str:
+    """What sorts after all keys of a job, and before those of the next."""
+    return f"t{days}/jobs/{ids.to_text(job)}0"
+
+
+def queue_folder(key: str) -> str:
+    """The folder of a key of the queue: one class and priority."""
+    return key.rpartition("/")[0] + "/"
+
+
+def queued_by(folder: str, job: bytes, submitter: bytes | None = None) -> str:
+    """How the keys begin that a job (or one submitter of it) has in a folder of the queue."""
+    which = "" if submitter is None else f"{ids.to_text(submitter)}-"
+    return f"{folder}{ids.to_text(job)}-{which}"
+
+
 def _job_folder_of(identifier: bytes) -> str:
     return job_folder(ids.days_of(identifier), ids.job_of(identifier))
 
@@ -99,6 +145,11 @@ def _job_folder_of(identifier: bytes) -> str:
 def meta(identifier: bytes) -> str:
     """The record of the job that a batch or object belongs to."""
     return _job_folder_of(identifier) + "meta"
+
+
+def ending(identifier: bytes) -> str:
+    """That the job of a batch or object was deleted, or has ended."""
+    return _job_folder_of(identifier) + "meta.deleted"
 
 
 def blob(identifier: bytes, digest: str) -> str:
@@ -111,6 +162,24 @@ def journal(batch: bytes) -> str:
     """The prefix of a batch's journal entries."""
     submitter = ids.to_text(ids.submitter_of(batch))
     return f"{_job_folder_of(batch)}results/{submitter}/{ids.number_of(batch):08x}."
+
+
+def journals(batch: bytes) -> str:
+    """The folder of the journals of all batches of a batch's submitter."""
+    return f"{_job_folder_of(batch)}results/{ids.to_text(ids.submitter_of(batch))}/"
+
+
+def parse_journal(key: str) -> tuple[int, int] | None:
+    """A batch's number under its submitter, and an entry's number; None if it is not one of ours.
+
+    >>> parse_journal("t7/jobs/0v1c/results/0v2d/0000000a.3")
+    (10, 3)
+    """
+    number, _, position = key.rpartition("/")[2].partition(".")
+    try:
+        return int(number, 16), int(position)
+    except ValueError:
+        return None
 
 
 def put_object(identifier: bytes) -> str:
@@ -148,3 +217,22 @@ def log(days: int, job: bytes, agent: str, number: int) -> str:
 def agent(agent_id: str) -> str:
     """An agent's heartbeat."""
     return AGENTS + agent_id
+
+
+def limit_of(key: str) -> int | None:
+    """How many bytes the record at a key may have, far more than any has; None: any number.
+
+    Who reads a record takes no more than that into memory, whatever somebody has put there.
+
+    >>> limit_of("queue/py311-cpu1-m0/5/a-b-0-7-1-0.1"), limit_of("agents/0v1c")
+    (4096, 1048576)
+    """
+    if key.startswith(QUEUE):
+        return _LARGE_BYTES if key.endswith(".0") else _CLAIM_BYTES
+    if _OBJECTS in key:
+        return None
+    if _BLOBS in key:
+        return _BLOB_BYTES
+    if key.startswith(JOBS):
+        return _LARGE_BYTES if _JOURNALS in key or _LOGS in key else _SMALL_BYTES
+    return _SMALL_BYTES

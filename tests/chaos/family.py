@@ -35,6 +35,8 @@ PRELUDE = """
 import os, pathlib, signal, subprocess, sys, threading, time
 import cloudray as ray
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup` has ignored in all its children
+
 def up():
     print("up", flush=True)
 

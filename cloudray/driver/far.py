@@ -1,0 +1,127 @@
+"""What a driver does with a store that is far away, while its threads do something else.
+
+It stores what was submitted, looks into the journals that somebody waits for, and now and then
+at the agents. What it finds it says with the messages below, which the driver handles when it
+handles what agents say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from cloudray.driver.background import Background
+from cloudray.driver.looking import Found, Looking, Open
+from cloudray.driver.uploads import Uploads
+from cloudray.protocol.nodes import heartbeats
+from cloudray.protocol.records import Batch, Heartbeat
+from cloudray.store.base import Store, StoreError
+from cloudray.store.envelope import RecordError
+from cloudray.store.layout import QueueName
+from cloudray.store.procedures import drive_async
+
+_log = logging.getLogger(__name__)
+
+#: How soon journals are looked at again after there was news, in seconds; from look to look
+#: without any, longer.
+FIRST_LOOK_S = 0.05
+_GROWTH = 1.5
+#: How often the agents are looked at while somebody waits: at first, and in the long run.
+AGENTS_S, RARE_AGENTS_S = 0.5, 15.0
+
+
+class Unstored(msgspec.Struct, frozen=True):
+    """A batch or value cannot be stored."""
+
+    unit: bytes
+    error: StoreError
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """A look into the journals is over."""
+
+    news: bool
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """The heartbeats of all agents."""
+
+    beats: list[Heartbeat]
+
+
+Message = Found | Unstored | Looked | Seen
+
+
+class Far:
+    """The background of one driver."""
+
+    def __init__(
+        self,
+        store: Store,
+        longest_look_s: float,
+        tell: Callable[[Message], None],
+        on_stored: Callable[[QueueName, Batch], Awaitable[None]],
+    ) -> None:
+        """Both are called in the background's thread, and must not take the driver's lock."""
+        self._store = store
+        self._tell = tell
+        self._longest_look_s = longest_look_s
+        self._background = Background()
+        self.uploads = Uploads(
+            store, self._background, on_stored, lambda unit, error: tell(Unstored(unit, error))
+        )
+        self._looking = Looking(store, self._background, tell, lambda news: tell(Looked(news)))
+        self._delay_s = FIRST_LOOK_S
+        self._looked_s = 0.0
+        self._agents_s = 0.0
+        self._agents_delay_s = AGENTS_S
+        self._watching = False
+
+    def due_s(self, now_s: float) -> float:
+        """In how many seconds the next look is due; a long time while one is under way."""
+        if self._looking.busy:
+            return self._longest_look_s
+        return max(0.0, self._looked_s + self._delay_s - now_s)
+
+    def look(self, wanted: list[Open], now_s: float) -> None:
+        """Begin to look at these journals, unless a look is under way."""
+        if not self._looking.busy:
+            self._looked_s = now_s
+            self._looking.look(wanted)
+
+    def looked(self, now_s: float, *, news: bool) -> None:
+        """A look is over: the next one soon if there was news, later if not."""
+        self._looked_s = now_s
+        longer_s = min(self._delay_s * _GROWTH, self._longest_look_s)
+        self._delay_s = FIRST_LOOK_S if news else longer_s
+
+    def hasten(self) -> None:
+        """Something new is waited for."""
+        self._delay_s = FIRST_LOOK_S
+
+    def watch(self, now_s: float) -> None:
+        """Look at the agents, if that is due."""
+        if not self._watching and now_s - self._agents_s > self._agents_delay_s:
+            self._agents_s = now_s
+            self._agents_delay_s = min(self._agents_delay_s * _GROWTH, RARE_AGENTS_S)
+            self._watching = True
+            self._background.spawn(self._watch())
+
+    def close(self) -> None:
+        """End; what is not stored yet never will be."""
+        self._background.close()
+
+    def forget(self) -> None:
+        """In a forked child, where the thread does not run: let go of it."""
+        self._background.forget()
+
+    async def _watch(self) -> None:
+        try:
+            self._tell(Seen(await drive_async(self._store, heartbeats())))
+        except (StoreError, RecordError) as error:
+            # It is asked again; and whoever waits for values meets what does not pass.
+            _log.debug("the agents cannot be looked at: %s", error)
+        finally:
+            self._watching = False

@@ -1,0 +1,180 @@
+"""Batches and values on their way into a store that is far away: many at once, in order.
+
+The order is what section "submit" of the protocol asks for: a put that names refs starts after
+the puts they name are acknowledged. Everything else travels side by side. What names something
+that is on its way is always taken in after it, so nothing waits in a circle; and what names
+something that could not be stored is not stored either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+
+from cloudray import ids
+from cloudray.driver.background import Background
+from cloudray.protocol import claims
+from cloudray.protocol.records import Batch
+from cloudray.store.base import Put, Store, StoreError
+from cloudray.store.bodies import size_of
+from cloudray.store.layout import QueueName
+from cloudray.store.procedures import drive_async
+
+#: Requests under way at once.
+MAX_REQUESTS = 32
+#: Whoever submits waits while more than so much is on its way.
+MAX_PENDING_BYTES = 64_000_000
+#: A value up to this size is copied and travels while its `put` has returned.
+MAX_COPIED_BYTES = 1_000_000
+#: What a task takes beside its arguments, in bytes; roughly.
+_TASK_BYTES = 100
+
+#: What others may wait for: a batch, a value (both by unit), or a function (by digest).
+Unit = bytes | str
+
+
+class _Flight:
+    """One thing on its way."""
+
+    __slots__ = ("arrived", "error", "over", "size_bytes")
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        #: set on the event loop when it is over
+        self.arrived = asyncio.Event()
+        self.over = False
+        self.error: StoreError | None = None
+
+
+class Uploads:
+    """Stores what a driver submits, without keeping it waiting."""
+
+    def __init__(
+        self,
+        store: Store,
+        background: Background,
+        on_stored: Callable[[QueueName, Batch], Awaitable[None]],
+        on_failed: Callable[[bytes, StoreError], None],
+    ) -> None:
+        """Both are called in the background's thread, and must not take the driver's lock.
+
+        `on_stored` hears of each batch, `on_failed` of each batch or value that will never be.
+        """
+        self._store = store
+        self._background = background
+        self._on_stored = on_stored
+        self._on_failed = on_failed
+        self._flights: dict[Unit, _Flight] = {}
+        #: what will never be there
+        self._failed: dict[Unit, StoreError] = {}
+        self._pending_bytes = 0
+        self._changed = threading.Condition()
+        self._slots = asyncio.Semaphore(MAX_REQUESTS)
+
+    def batch(self, name: QueueName, batch: Batch) -> None:
+        """Take in a batch; what it names was taken in before."""
+        size_bytes = sum(len(task.arguments) + _TASK_BYTES for task in batch.tasks)
+
+        async def store() -> None:
+            await drive_async(self._store, claims.submit(name, batch))
+
+        async def stored() -> None:
+            await self._on_stored(name, batch)
+
+        self._take_in(name.batch, _named_by(batch), size_bytes, store, stored)
+
+    def put(self, unit: Unit, op: Put, names: Iterable[Unit] = ()) -> None:
+        """Take in a value that nobody changes any more, or a function."""
+
+        async def store() -> None:
+            await self._store.perform_async(op)
+
+        self._take_in(unit, names, size_of(op.body), store)
+
+    def wait(self, units: Iterable[Unit] | None = None) -> None:
+        """Wait until these are stored (None: all there are now).
+
+        Raises the `StoreError` of one that cannot be.
+        """
+        with self._changed:
+            wanted = list(self._flights) if units is None else list(units)
+            for unit in wanted:
+                if unit in self._failed:
+                    raise self._failed[unit]
+            flights = [self._flights[unit] for unit in wanted if unit in self._flights]
+            for flight in flights:
+                while not flight.over:
+                    self._changed.wait()
+                if flight.error is not None:
+                    raise flight.error
+
+    def _take_in(
+        self,
+        unit: Unit,
+        names: Iterable[Unit],
+        size_bytes: int,
+        store: Callable[[], Awaitable[None]],
+        stored: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        with self._changed:
+            # A Ctrl-C may have come between taking it in and noting that.
+            if unit in self._flights:
+                return
+            while self._flights and self._pending_bytes + size_bytes > MAX_PENDING_BYTES:
+                self._changed.wait()
+            before = [self._flights[name] for name in names if name in self._flights]
+            broken = next((self._failed[name] for name in names if name in self._failed), None)
+            flight = self._flights[unit] = _Flight(size_bytes)
+            flight.error = broken
+            self._pending_bytes += size_bytes
+        self._background.spawn(self._fly(unit, flight, before, store, stored))
+
+    async def _fly(
+        self,
+        unit: Unit,
+        flight: _Flight,
+        before: list[_Flight],
+        store: Callable[[], Awaitable[None]],
+        stored: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        try:
+            for earlier in before:
+                await earlier.arrived.wait()
+                flight.error = flight.error or earlier.error
+            if flight.error is None:
+                async with self._slots:
+                    await store()
+        except StoreError as error:
+            flight.error = error
+        except BaseException as error:
+            flight.error = StoreError(f"it was not stored: {str(error) or 'the driver left'}")
+            raise
+        finally:
+            self._land(unit, flight)
+        if flight.error is None and stored is not None:
+            await stored()
+
+    def _land(self, unit: Unit, flight: _Flight) -> None:
+        with self._changed:
+            flight.over = True
+            del self._flights[unit]
+            self._pending_bytes -= flight.size_bytes
+            if flight.error is not None:
+                self._failed[unit] = flight.error
+            self._changed.notify_all()
+        flight.arrived.set()
+        if flight.error is not None and isinstance(unit, bytes):
+            self._on_failed(unit, flight.error)
+
+
+def _named_by(batch: Batch) -> set[Unit]:
+    """What must be stored before a batch is."""
+    names: set[Unit] = {shape.function for shape in batch.shapes}
+    for task in batch.tasks:
+        for identifier in (*task.depends_on, *task.contains):
+            names.add(ids.unit_of(identifier))
+        if task.arguments_id:
+            names.add(ids.unit_of(task.arguments_id))
+    names.discard(batch.id)
+    return names

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from cloudray import ids
+from cloudray.driver.background import Background
+from cloudray.driver.uploads import MAX_PENDING_BYTES, Uploads
+from cloudray.protocol.records import Batch, Task
+from cloudray.store import Put, Reliable, StoreError
+from cloudray.store.layout import QueueName, claim_of
+from tests.unit.driver.gated import GatedStore
+from tests.unit.protocol.builders import BATCH_ID, batch_of, name_of
+
+FIRST = batch_of(1)
+SECOND = msgspec.structs.replace(
+    batch_of(1, number=1), tasks=(Task(0, depends_on=(ids.object_id(BATCH_ID, 0),)),)
+)
+FIRST_KEY = claim_of(name_of(FIRST).stem, 0)
+SECOND_KEY = claim_of(name_of(SECOND).stem, 0)
+
+
+@pytest.fixture
+def store() -> GatedStore:
+    return GatedStore()
+
+
+@pytest.fixture
+def stored() -> list[bytes]:
+    return []
+
+
+@pytest.fixture
+def failed() -> list[tuple[bytes, str]]:
+    return []
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    background = Background()
+    yield background
+    background.close()
+
+
+@pytest.fixture
+def uploads(
+    store: GatedStore,
+    background: Background,
+    stored: list[bytes],
+    failed: list[tuple[bytes, str]],
+) -> Uploads:
+    async def on_stored(name: QueueName, batch: Batch) -> None:
+        assert name.batch == batch.id
+        stored.append(batch.id)
+
+    return Uploads(
+        Reliable(store), background, on_stored, lambda unit, why: failed.append((unit, str(why)))
+    )
+
+
+def test_whoever_submits_does_not_wait(store: GatedStore, uploads: Uploads) -> None:
+    store.hold(FIRST_KEY)
+    uploads.batch(name_of(FIRST), FIRST)
+    store.await_asked(FIRST_KEY)
+    assert store.get(FIRST_KEY) is None
+    store.release(FIRST_KEY)
+    uploads.wait()
+    assert store.get(FIRST_KEY) is not None
+
+
+def test_what_names_something_starts_after_that_is_stored(
+    store: GatedStore, uploads: Uploads, stored: list[bytes]
+) -> None:
+    store.hold(FIRST_KEY)
+    uploads.batch(name_of(FIRST), FIRST)
+    uploads.batch(name_of(SECOND), SECOND)
+    uploads.put("other", Put("unrelated", b"value"))
+    uploads.wait(["other"])
+    assert SECOND_KEY not in {getattr(op, "key", "") for op in store.asked}
+    store.release(FIRST_KEY)
+    uploads.wait()
+    assert stored == [FIRST.id, SECOND.id]
+
+
+def test_what_names_nothing_travels_side_by_side(store: GatedStore, uploads: Uploads) -> None:
+    other = batch_of(1, number=1)
+    for batch in (FIRST, other):
+        store.hold(claim_of(name_of(batch).stem, 0))
+        uploads.batch(name_of(batch), batch)
+    for batch in (FIRST, other):
+        store.await_asked(claim_of(name_of(batch).stem, 0))
+    for batch in (FIRST, other):
+        store.release(claim_of(name_of(batch).stem, 0))
+
+
+def test_a_batch_starts_after_its_function_is_stored(store: GatedStore, uploads: Uploads) -> None:
+    store.hold("function")
+    uploads.put(FIRST.shapes[0].function, Put("function", b"pickled"))
+    uploads.batch(name_of(FIRST), FIRST)
+    store.await_asked("function")
+    assert [getattr(op, "key", "") for op in store.asked] == ["function"]
+    store.release("function")
+    uploads.wait()
+    assert store.get(FIRST_KEY) is not None
+
+
+def test_what_names_something_that_failed_is_not_stored_either(
+    store: GatedStore, uploads: Uploads, failed: list[tuple[bytes, str]]
+) -> None:
+    store.break_key(FIRST_KEY)
+    store.hold(FIRST_KEY)
+    uploads.batch(name_of(FIRST), FIRST)
+    uploads.batch(name_of(SECOND), SECOND)
+    store.release(FIRST_KEY)
+    with pytest.raises(StoreError, match="is refused"):
+        uploads.wait([FIRST.id])
+    with pytest.raises(StoreError, match="is refused"):
+        uploads.wait([SECOND.id])
+    assert [unit for unit, _ in failed] == [FIRST.id, SECOND.id]
+    assert store.get(SECOND_KEY) is None
+
+
+def test_what_names_something_that_failed_long_ago_is_not_stored_either(
+    store: GatedStore, uploads: Uploads
+) -> None:
+    store.break_key(FIRST_KEY)
+    uploads.batch(name_of(FIRST), FIRST)
+    with pytest.raises(StoreError, match="is refused"):
+        uploads.wait([FIRST.id])
+    uploads.batch(name_of(SECOND), SECOND)
+    with pytest.raises(StoreError, match="is refused"):
+        uploads.wait([SECOND.id])
+    assert store.get(SECOND_KEY) is None
+
+
+def test_whoever_submits_waits_while_too_much_is_on_its_way(
+    store: GatedStore, uploads: Uploads
+) -> None:
+    store.hold("large")
+    uploads.put("large", Put("large", bytes(MAX_PENDING_BYTES)))
+    store.await_asked("large")
+    submitter = threading.Thread(target=lambda: uploads.put("small", Put("small", b"value")))
+    submitter.start()
+    store.release("large")
+    submitter.join(60)
+    uploads.wait()
+    order = [getattr(op, "key", "") for op in store.asked]
+    assert order == ["large", "small"]
+
+
+def test_whoever_waits_is_told_when_the_driver_leaves(
+    store: GatedStore, uploads: Uploads, background: Background
+) -> None:
+    store.hold(FIRST_KEY)
+    uploads.batch(name_of(FIRST), FIRST)
+    store.await_asked(FIRST_KEY)
+    threading.Timer(0.0, background.close).start()
+    with pytest.raises(StoreError, match="the driver left"):
+        uploads.wait([FIRST.id])
+    store.release(FIRST_KEY)
