@@ -51,6 +51,12 @@ class Kind(IntEnum):
     LOG = 9
     #: written and removed by the probe
     PROBE = 10
+    #: that a job was deleted, or has ended
+    ENDING = 11
+    #: the object `bell`: names of the newest batches
+    BELL = 12
+    #: what a message of a queue service carries: names of batches, and small batches themselves
+    MESSAGE = 13
 
 
 class RecordError(Exception):
@@ -93,13 +99,23 @@ def seal(kind: Kind, payload: bytes) -> bytes:
     return header(kind, new_nonce()) + payload
 
 
+def is_header(record: bytes | bytearray | memoryview) -> bool:
+    """Whether this begins as a record does."""
+    return len(record) >= HEADER_BYTES and record[:4] == _MAGIC
+
+
 def nonce_of(record: bytes | bytearray | memoryview) -> bytes:
     """The nonce of a record, without checking anything else about it."""
     return bytes(record[8:24])
 
 
-def open_sealed(kind: Kind, record: bytes | memoryview, key: str) -> memoryview:
-    """The payload of a record of this kind; `key` only names it in errors."""
+def open_sealed(kind: Kind, record: bytes | memoryview | RecordError, key: str) -> memoryview:
+    """The payload of a record of this kind; `key` only names it in errors.
+
+    Raises the error that a store answered instead of a record, which is not to be trusted.
+    """
+    if isinstance(record, RecordError):
+        raise record
     if len(record) < HEADER_BYTES:
         raise RecordError(f"{key} is {len(record)} bytes long, shorter than a record's header")
     magic, version, found, *_ = _HEADER.unpack_from(record)
