@@ -8,19 +8,27 @@ PIP    := -m pip -qq --disable-pip-version-check
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy lint format bench clean
+.PHONY: help demo localstack test test-heavy chaos lint format bench bench-s3 clean
 
 help: ## list what can be made
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/.installed ## eight sums of primes, one after the other and in parallel
 	@$(BIN)/python examples/sum_primes.py $(ARGS)
+
+# In Docker if there is a daemon, else in an environment of its own in .bench/localstack.
+LOCALSTACK_PORT ?= 4566
+localstack: $(VENV)/.installed ## S3 and SQS on this machine, until Ctrl-C; LOCALSTACK_PORT=4566
+	@exec $(BIN)/python localstack/start.py --port $(LOCALSTACK_PORT) $(ARGS)
 
 test: lint ## lint, type-check and run every test
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-heavy: .bench/heavy/.installed ## run the tests that need torch, pandas, Arrow and PIL
 	@.bench/heavy/bin/python -m pytest tests/heavy $(ARGS)
+
+chaos: $(VENV)/.installed-dev ## 50 rounds of kills, pauses and cuts on LocalStack; ARGS="--store radosgw --rounds 20"
+	@$(BIN)/python -m tests.chaos.rounds --rounds 50 $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff and strict mypy
 	@$(BIN)/ruff check --quiet
@@ -34,6 +42,9 @@ format: $(VENV)/.installed-dev ## sort imports, mend what ruff can mend, format
 
 bench: $(VENV)/.installed .bench/ray/.installed ## measure CloudRay beside Ray 2.60, write docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-s3: $(VENV)/.installed-dev .bench/lithops/.installed ## measure CloudRay beside Lithops and boto3 on LocalStack
+	@$(BIN)/python -m benchmarks.storage.run $(ARGS)
 
 clean: ## remove what these commands made
 	@rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
@@ -69,6 +80,13 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 	@$(BIN)/python -m venv .bench/ray
 	@.bench/ray/bin/python $(PIP) install --upgrade 'pip>=25.1'
 	@.bench/ray/bin/python $(PIP) install --group bench-ray
+	@touch $@
+
+.bench/lithops/.installed: pyproject.toml | $(VENV)/.pip
+	@echo "Installing Lithops into .bench/lithops ..."
+	@$(BIN)/python -m venv .bench/lithops
+	@.bench/lithops/bin/python $(PIP) install --upgrade 'pip>=25.1'
+	@.bench/lithops/bin/python $(PIP) install --group bench-lithops
 	@touch $@
 
 # So do torch, pandas, Arrow and PIL. PyPI's torch for Linux brings all of CUDA along; without it:

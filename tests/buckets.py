@@ -2,61 +2,93 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http import HTTPStatus
-from http.client import HTTPConnection
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from cloudray.protocol.joining import join
+from cloudray.protocol.nodes import list_agents
 from cloudray.store import Reliable, drive, open_store
 from cloudray.timing import Timing
-from tests.integration.programs import ROOT
+from tests import servers
+from tests.servers import Server
 
-_SERVER = ROOT / "tests" / "contract" / "moto_server.py"
-_TIMING = Timing(heartbeat_s=0.3, lease_s=2.0, commit_s=0.1, scan_s=0.5)
+#: Short leases, so that who dies is missed soon; on a busy machine the living may be missed too.
+HASTY = Timing(heartbeat_s=0.3, lease_s=2.0, commit_s=0.1, scan_s=0.5)
+#: For a cluster that stays for many tests, and costs little while nobody uses it.
+CALM = Timing(heartbeat_s=2.0, lease_s=20.0, commit_s=0.1, scan_s=2.0)
 
 
 @contextmanager
-def cluster_in_bucket(folder: Path, *options: str) -> Iterator[str]:
-    """Start S3 and an agent with these options; yields the cluster's address.
+def cluster_in_bucket(
+    folder: Path,
+    *options: str,
+    server: Server | None = None,
+    prefix: str = "cluster",
+    timing: Timing = HASTY,
+) -> Iterator[str]:
+    """Start an agent with these options; yields its cluster's address.
 
-    The agent's sockets lie in `folder`.
+    The cluster lies under `prefix` in the bucket of `server`, by default one of moto's that goes
+    with it. The agent's sockets lie in `folder`.
     """
-    with bucket() as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(folder))
-        address = url.replace("//bucket?", "//bucket/cluster?")
-        store = Reliable(open_store(address))
+    with nullcontext(server) if server else servers.moto() as place, credentials():
+        address = place.address(prefix)
+        create_cluster(address, timing)
+        # The package, wherever the test has gone.
+        python_path = os.pathsep.join(filter(None, sys.path))
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "cloudray", "worker", address, *options],
+            env={**os.environ, "XDG_RUNTIME_DIR": str(folder), "PYTHONPATH": python_path},
+        )
         try:
-            drive(store, join(address, _TIMING))
-        finally:
-            store.close()
-        agent = subprocess.Popen([sys.executable, "-m", "cloudray.agent", address, *options])
-        try:
+            _await_agent(address, agent)
             yield address
         finally:
             agent.terminate()
-            assert agent.wait(60) == 0
+            try:
+                assert agent.wait(60) == 0
+            finally:
+                agent.kill()
+                agent.wait()
 
 
 @contextmanager
 def bucket() -> Iterator[str]:
-    """Start S3 in a process of its own; yields the URL of an empty bucket."""
-    with subprocess.Popen(
-        [sys.executable, _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        address = f"127.0.0.1:{int(server.stdout.readline())}"
-        with closing(HTTPConnection(address, timeout=30)) as connection:
-            connection.request("PUT", "/bucket")
-            assert connection.getresponse().status == HTTPStatus.OK
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-            yield f"s3://bucket?endpoint=http://{address}&region=us-east-1"
-        assert server.stdin is not None
-        server.stdin.close()
+    """Start moto's S3; yields the URL of an empty bucket."""
+    with servers.moto() as server, credentials():
+        yield server.address("").replace("/?", "?")
+
+
+@contextmanager
+def credentials() -> Iterator[None]:
+    """Let this process use the local servers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in servers.CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield
+
+
+def _await_agent(address: str, agent: subprocess.Popen[bytes]) -> None:
+    store = Reliable(open_store(address))
+    try:
+        while not drive(store, list_agents()):
+            assert agent.poll() is None, "the agent ended before its first heartbeat"
+            time.sleep(0.05)
+    finally:
+        store.close()
+
+
+def create_cluster(address: str, timing: Timing) -> None:
+    """Make a cluster with these times, unless it is there."""
+    store = Reliable(open_store(address))
+    try:
+        drive(store, join(address, timing))
+    finally:
+        store.close()

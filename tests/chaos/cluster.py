@@ -43,8 +43,9 @@ class Agents:
         before = self._heartbeats()
         places = {"XDG_RUNTIME_DIR": str(self.sockets)}
         with (self.folder / f"agent-{len(self.processes)}.log").open("wb") as log:
+            worker = [sys.executable, "-m", "cloudray", "worker", self.address]
             process = subprocess.Popen(
-                [sys.executable, "-m", "cloudray.agent", self.address, "--num-cpus", str(num_cpus)],
+                [*worker, "--num-cpus", str(num_cpus)],
                 env=os.environ | places | {"PYTHONPATH": _python_path()},
                 stderr=log,
             )

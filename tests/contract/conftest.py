@@ -28,11 +28,23 @@ from cloudray.store import (
     Store,
 )
 from cloudray.store import open_store as open_url
+from cloudray.store.botocore_objects import BotocoreStore
 from cloudray.store.keys import check_key
 from cloudray.store.wrapper import Wrapper
-from tests.buckets import bucket
+from tests.buckets import bucket, credentials
+from tests.servers import Server
 
-BACKENDS = ("memory", "directory", "durable-directory", "spilling", "roomy", "spilled", "s3")
+BACKENDS = (
+    "memory",
+    "directory",
+    "durable-directory",
+    "spilling",
+    "roomy",
+    "spilled",
+    "s3-aiobotocore",
+    "localstack",
+    "radosgw",
+)
 #: Below it, keys are those of large values.
 OBJECTS = "t7/jobs/job/objects/"
 _serial = count()
@@ -74,7 +86,7 @@ def _with_prefix(op: Op) -> Op:
         case GetMany() | Delete():
             for key in op.keys:
                 check_key(key)
-            return type(op)(tuple(OBJECTS + key for key in op.keys))
+            return msgspec.structs.replace(op, keys=tuple(OBJECTS + key for key in op.keys))
         case _:
             # The key itself is checked as it stands.
             check_key(op.key)
@@ -124,7 +136,21 @@ def runner() -> Iterator[asyncio.Runner]:
 def bucket_url() -> Iterator[Callable[[], str]]:
     """Make URLs of empty places in a bucket of a local S3."""
     with bucket() as url:
-        yield lambda: url.replace("//bucket?", f"//bucket/{next(_serial)}?")
+        yield lambda: url.replace("?", f"/{next(_serial)}?", 1)
+
+
+@pytest.fixture(scope="session")
+def botocore_place(bucket_url: Callable[[], str]) -> Iterator[Callable[[], Store]]:
+    """Show empty places in one store; making another takes longer than most tests."""
+    store = open_url(f"{bucket_url()}&client=aiobotocore")
+    assert isinstance(store, BotocoreStore)
+
+    def show() -> Store:
+        store._prefix = f"botocore-{next(_serial)}/"
+        return store
+
+    yield show
+    store.close()
 
 
 @pytest.fixture(params=BACKENDS)
@@ -134,8 +160,13 @@ def raw(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     match request.param:
         case "memory":
             store = MemoryStore()
-        case "s3":
-            store = open_url(request.getfixturevalue("bucket_url")())
+        case "s3-aiobotocore":
+            yield request.getfixturevalue("botocore_place")()
+            return
+        case "localstack" | "radosgw":
+            server: Server = request.getfixturevalue(request.param)
+            with credentials():
+                store = open_url(server.address(f"contract/{next(_serial)}"))
         case "spilling":
             store = SpillingStore(tmp_path / "store", tmp_path / "disk")
         case "roomy":

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from cloudray.store import (
+    UNCHANGED,
     Adopt,
     Body,
     Buffer,
     Create,
     Delete,
     Get,
+    GetIfChanged,
     GetMany,
     Head,
     Kind,
@@ -21,6 +23,7 @@ from cloudray.store import (
     Put,
     Store,
     StoreError,
+    Tagged,
     seal,
 )
 from cloudray.store.probe import probe
@@ -134,6 +137,26 @@ def test_several_objects_are_read_in_the_order_asked(filled: Caller) -> None:
     assert filled.get_many([]) == []
 
 
+def test_of_many_objects_no_more_is_read_than_is_asked_for(store: Caller) -> None:
+    for key, body in (("long", b"0123456789"), ("short", b"01"), ("empty", b"")):
+        store.put(key, body)
+    op = GetMany(("long", "short", "absent", "empty"), end=4)
+    assert store.perform(op) == [b"0123", b"01", None, b""]
+    assert store.perform(GetMany(("long",), end=4)) == [b"0123"]
+
+
+@pytest.mark.parametrize("body", [b"0123456789", b"01", b""], ids=["long", "short", "empty"])
+def test_no_more_of_a_body_with_its_version_is_read_than_is_asked_for(
+    store: Caller, body: bytes
+) -> None:
+    store.put("key", body)
+    found = store.perform(GetIfChanged("key", end=4))
+    assert isinstance(found, Tagged)
+    assert found.body == body[:4]
+    if body:
+        assert store.perform(GetIfChanged("key", found.etag, 4)) is UNCHANGED
+
+
 def test_head_tells_size_and_version(store: Caller) -> None:
     assert store.head("key") is None
     store.put("key", b"12345")
@@ -145,6 +168,21 @@ def test_head_tells_size_and_version(store: Caller) -> None:
     second = store.head("key")
     assert second is not None
     assert second.etag != first.etag
+
+
+def test_a_body_is_read_with_its_version_until_that_is_known(store: Caller) -> None:
+    assert store.get_if_changed("key") is None
+    store.put("key", b"first")
+    first = store.get_if_changed("key")
+    assert isinstance(first, Tagged)
+    assert first.body == b"first"
+    assert store.get_if_changed("key", first.etag) is UNCHANGED
+    store.put("key", b"other")
+    second = store.get_if_changed("key", first.etag)
+    assert isinstance(second, Tagged)
+    assert (second.body, second.etag != first.etag) == (b"other", True)
+    store.delete(["key"])
+    assert store.get_if_changed("key", second.etag) is None
 
 
 def test_a_listing_is_in_the_order_of_the_strings(filled: Caller) -> None:
@@ -237,10 +275,11 @@ def test_a_raw_create_says_yes_or_no(raw: Store, call: Callable[[Store], Caller]
         lambda key: Put(key, b""),
         Get,
         lambda key: GetMany(("good", key)),
+        GetIfChanged,
         Head,
         lambda key: Delete((key,)),
     ],
-    ids=["create", "put", "get", "get-many", "head", "delete"],
+    ids=["create", "put", "get", "get-many", "get-if-changed", "head", "delete"],
 )
 def test_what_is_no_key_is_refused(
     raw: Store, call: Callable[[Store], Caller], op_on: Callable[[str], Op]
