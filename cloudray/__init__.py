@@ -13,9 +13,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cloudray.version import __version__
+
 if TYPE_CHECKING:
     from cloudray import exceptions
     from cloudray.api.functions import RemoteFunction, remote
+    from cloudray.api.jobs import Job, get_job, jobs, ref
     from cloudray.api.objects import cancel, get, put, wait
     from cloudray.api.overview import settings
     from cloudray.api.session import (
@@ -32,10 +35,9 @@ if TYPE_CHECKING:
     from cloudray.refs import ObjectRef
     from cloudray.refs import ObjectRef as ObjectID  # Ray's older name
 
-__version__ = "0.1.0"
-
 __all__ = [
     "ClusterContext",
+    "Job",
     "ObjectID",
     "ObjectRef",
     "RemoteFunction",
@@ -46,11 +48,14 @@ __all__ = [
     "cluster_resources",
     "exceptions",
     "get",
+    "get_job",
     "get_runtime_context",
     "init",
     "is_initialized",
+    "jobs",
     "nodes",
     "put",
+    "ref",
     "remote",
     "settings",
     "shutdown",
@@ -62,6 +67,10 @@ __all__ = [
 _HOMES = {
     "RemoteFunction": "cloudray.api.functions",
     "remote": "cloudray.api.functions",
+    "Job": "cloudray.api.jobs",
+    "get_job": "cloudray.api.jobs",
+    "jobs": "cloudray.api.jobs",
+    "ref": "cloudray.api.jobs",
     "cancel": "cloudray.api.objects",
     "get": "cloudray.api.objects",
     "put": "cloudray.api.objects",

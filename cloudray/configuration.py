@@ -14,7 +14,11 @@ from typing import Literal
 
 import msgspec
 
+from cloudray.keyring import ClusterKey
 from cloudray.timing import Timing
+
+#: How many days a job may stay: lifecycle rules of a bucket know one class of keys for each.
+RETENTIONS = (1, 7, 30)
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,8 +30,16 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
     #: URL of the cluster; None starts one that ends with this process
     address: str | None = None
+    #: its key; None where it has none, and for one that ends with this process, which makes its own
+    key: ClusterKey | None = None
+    #: the file that the key was read from; None: none
+    key_file: str | None = None
     #: a label of the job
     namespace: str = ""
+    #: what the job is called
+    job: str = ""
+    #: how many days after its start a job and its values stay
+    retention_days: int = 7
     #: the CPUs of an embedded cluster; None for all that this process may use
     num_cpus: float | None = None
     #: its GPUs
@@ -54,6 +66,16 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     enable_auto_connect: bool = True
     #: environment variables that all tasks of this job get
     env_vars: Mapping[str, str] = {}
+    #: a folder, ZIP file or URL that becomes the working directory of all tasks of this job
+    working_dir: str | None = None
+    #: packages, modules, wheels, ZIP files and URLs that all of them can import
+    py_modules: tuple[str, ...] | None = None
+    #: patterns of what of these does not go along
+    excludes: tuple[str, ...] | None = None
+    #: whether local code that has been imported goes along to other machines by itself
+    send_code: bool = True
+    #: bytes that code may have when it is packed
+    max_code_size: int = 100_000_000
     #: times of the protocol in a cluster that this process makes, in seconds; None for the usual
     #: ones at such an address
     heartbeat_s: float | None = None

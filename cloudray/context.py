@@ -106,6 +106,10 @@ class Anchors:
 class Client(Protocol):
     """What the public face needs from a process's connection to its cluster."""
 
+    #: what has been imported, where that goes along with calls: a function is made ready anew when
+    #: more has been; None: nothing goes along unasked
+    modules: Mapping[str, Any] | None
+
     def submit(
         self,
         call: Any,
@@ -151,6 +155,9 @@ class Client(Protocol):
     def nodes(self) -> list[dict[str, Any]]:
         """One dictionary per agent, with Ray's keys."""
 
+    def code_of(self, options: Any) -> Any:
+        """The packages of code that these options of a function ask for, stored."""
+
     def identity(self) -> dict[str, Any]:
         """Facts for `get_runtime_context`."""
 
@@ -159,6 +166,7 @@ _client: Client | None = None
 _connect: Callable[[], Client] | None = None
 _noting = threading.local()
 _inherited: Mapping[str, str] = {}
+_wishes: Any = None
 
 
 def register(client: Client | None) -> None:
@@ -182,6 +190,17 @@ def inherit(env_vars: Mapping[str, str]) -> None:
 def inherited() -> Mapping[str, str]:
     """The environment variables of the job (in a driver) or of the running task."""
     return _inherited
+
+
+def wish(wishes: Any) -> None:
+    """In a driver: say which code tasks need that are submitted from here; None: no more."""
+    global _wishes  # noqa: PLW0603 - see register
+    _wishes = wishes
+
+
+def job_wishes() -> Any:
+    """What `wish` was told last; None in an executor."""
+    return _wishes
 
 
 def current() -> Client | None:

@@ -49,6 +49,21 @@ class PrivateFolder:
             self.lock = -1
 
 
+def own_folder(folder: Path) -> Path:
+    """Make a folder that only this user can enter, unless it is there.
+
+    Raises `PermissionError` when somebody else made it, or can enter it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(
+            f"{folder} is not this user's alone, so whoever else can enter it could run code as "
+            "this user. Remove it, or set XDG_CACHE_HOME to a private folder."
+        )
+    return folder
+
+
 def remove(folder: Path) -> None:
     """Remove a folder and all that is in it, if it is there.
 

@@ -82,6 +82,20 @@ def spill_folder() -> Path:
     return _temp_folder()
 
 
+def code_folder() -> Path:
+    """Where agents of this user unpack code: in the user's cache if one is named, else on disk."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "cloudray" / "code"
+    return spill_folder() / f"cloudray-code-{os.getuid()}"
+
+
+def cache_folder() -> Path:
+    """The user's cache, for what can be made again. It may not be there, nor be writable."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "cloudray"
+
+
 def _temp_folder() -> Path:
     """The system's folder for temporary files, or one in which the paths of sockets fit."""
     import tempfile  # loads more than the rest of this module
@@ -127,6 +141,20 @@ def lock_file(descriptor: int, *, wait: bool = False) -> bool:
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def share_lock(descriptor: int) -> bool:
+    """Lock an open file together with others who share it; whether nobody holds it alone.
+
+    Who holds it alone now shares it, after a moment in which it is not locked at all.
+    """
+    import fcntl  # which Windows lacks
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -9,13 +9,16 @@ And no test sees the settings of whoever runs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from cloudray.api.settings import BY_VARIABLE
 from cloudray.api.userfile import VARIABLE
+from cloudray.store import Kind
+from tests import servers
+from tests.servers import Server
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
@@ -23,6 +26,39 @@ ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 os.environ[VARIABLE] = os.devnull
 for _variable in BY_VARIABLE:
     os.environ.pop(_variable, None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name what tests are marked with."""
+    config.addinivalue_line("markers", "buckets: runs on clusters in buckets, too")
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name records by their kind: their nonces would give a test another name at each run."""
+    if isinstance(val, bytes) and val.startswith(b"CRAY"):
+        return Kind(val[5]).name.lower()
+    return None
+
+
+@pytest.fixture(scope="session")
+def localstack() -> Iterator[Server]:
+    """LocalStack, started for the first test that wants it."""
+    with servers.started("localstack") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def radosgw() -> Iterator[Server]:
+    """Ceph's S3."""
+    with servers.started("radosgw") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Server]:
+    """S3 by moto: for tests in which concurrency does not matter."""
+    with servers.started("moto") as server:
+        yield server
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -31,7 +31,7 @@ def cloudray_on_s3() -> Iterator[Call]:
 
     address = os.environ["BENCHMARK_ADDRESS"]
     agent = subprocess.Popen(
-        [sys.executable, "-m", "cloudray.agent", address, "--num-cpus", str(SLOTS)],
+        [sys.executable, "-m", "cloudray", "worker", address, "--num-cpus", str(SLOTS)],
         stdout=subprocess.DEVNULL,
     )
     try:

@@ -26,6 +26,7 @@ from cloudray.store import envelope
 from cloudray.store.base import Entry, Get, Head, Store
 from cloudray.store.bodies import PART_BYTES
 from cloudray.store.files import FULL, discard
+from cloudray.store.signing import Signature, parts_of
 from cloudray.values import codec
 
 _log = logging.getLogger(__name__)
@@ -85,6 +86,10 @@ class CacheFolders:
             Shelf(lambda: self._make(platform.memory_folder()), int(memory_bytes)),
             Shelf(lambda: self._make(platform.spill_folder()), int(disk_bytes)),
         )
+
+    def scratch(self) -> Path:
+        """A folder on disk for whatever goes with this agent."""
+        return self._make(platform.spill_folder())
 
     def remove(self) -> None:
         """Remove the folders. Idempotent."""
@@ -172,15 +177,21 @@ class Cache:
     async def _load(self, key: str, users: list[Callable[[], bool]]) -> _File | bytes:
         # Small values come with this one request, and most values are small.
         first = await self._read(key, 0, PART_BYTES)
+        signature = self._store.signature(key)
+        if signature is not None:
+            signature.add(0, first)
+            if len(first) < PART_BYTES:
+                signature.check()
         payload = envelope.open_sealed(envelope.Kind.OBJECT, first, key)
         if len(payload) <= MAX_INLINE_BYTES:
             return bytes(payload)
         size_bytes = len(first) if len(first) < PART_BYTES else await self._size_of(key)
         if not self._shelves:
-            return b"".join((payload, await self._read(key, len(first), size_bytes)))
+            rest = await self._rest_of(key, len(first), size_bytes, signature)
+            return b"".join((payload, rest))
         shelf = await self._reserve(size_bytes)
         try:
-            path = await self._write(key, first, size_bytes, shelf)
+            path = await self._write(key, first, size_bytes, shelf, signature)
         except OSError as error:
             shelf.used_bytes -= size_bytes
             if error.errno not in FULL:
@@ -188,16 +199,27 @@ class Cache:
             # Others have filled that filesystem, whatever we may have of it.
             shelf = self._shelves[-1]
             shelf.used_bytes += size_bytes
-            path = await self._write_last(key, first, size_bytes, shelf)
+            path = await self._write_last(key, first, size_bytes, shelf, signature)
         except BaseException:
             shelf.used_bytes -= size_bytes
             raise
         found = self._entries[key] = _File(path, size_bytes, shelf, users)
         return found
 
-    async def _write_last(self, key: str, first: bytes, size_bytes: int, shelf: Shelf) -> str:
+    async def _rest_of(self, key: str, start: int, end: int, signature: Signature | None) -> bytes:
+        """What follows the first part, for whoever has no place for a file."""
+        rest = await self._read(key, start, end)
+        if signature is not None:
+            for number, part in enumerate(parts_of(rest), 1):
+                signature.add(number, part)
+            signature.check()
+        return rest
+
+    async def _write_last(
+        self, key: str, first: bytes, size_bytes: int, shelf: Shelf, signature: Signature | None
+    ) -> str:
         try:
-            return await self._write(key, first, size_bytes, shelf)
+            return await self._write(key, first, size_bytes, shelf, signature)
         except BaseException as error:
             shelf.used_bytes -= size_bytes
             if isinstance(error, OSError) and error.errno in FULL:
@@ -207,7 +229,9 @@ class Cache:
                 ) from error
             raise
 
-    async def _write(self, key: str, first: bytes, size_bytes: int, shelf: Shelf) -> str:
+    async def _write(
+        self, key: str, first: bytes, size_bytes: int, shelf: Shelf, signature: Signature | None
+    ) -> str:
         path = shelf.new_path()
         # Under a name of its own until it is whole.
         partial = f"{path}.part"
@@ -219,7 +243,11 @@ class Cache:
             async def read_parts() -> None:
                 for start in starts:
                     end = min(start + PART_BYTES, size_bytes)
-                    await _write_at(descriptor, await self._read(key, start, end), start)
+                    part = await self._read(key, start, end)
+                    if signature is not None:
+                        # A second of work for a value that takes many: not on the event loop.
+                        await asyncio.to_thread(signature.add, start // PART_BYTES, part)
+                    await _write_at(descriptor, part, start)
 
             readers = [asyncio.create_task(read_parts()) for _ in range(_READERS)]
             try:
@@ -229,6 +257,9 @@ class Cache:
                     reader.cancel()
                 # None of them may write any more when the descriptor is closed.
                 await asyncio.gather(*readers, return_exceptions=True)
+            if signature is not None:
+                # Before anybody is told the name: what an executor maps, it unpickles.
+                signature.check()
             os.rename(partial, path)  # noqa: PTH104 - at once
         except BaseException:
             discard(partial)

@@ -27,11 +27,13 @@ class Charity:
         dispatcher: Dispatcher,
         holdings: Holdings,
         clock: Callable[[], float],
+        ring: Callable[[QueueName], None] = lambda _: None,
     ) -> None:
         self._io = io
         self._dispatcher = dispatcher
         self._holdings = holdings
         self._clock = clock
+        self._ring = ring
         self._submitter = ids.new_id()
         self._number = 0
 
@@ -76,19 +78,26 @@ class Charity:
         held.busy = True
         self._io.run(
             sharing.give_away(held.journal, part, name, claim=held.claim),
-            partial(self._given, held),
+            partial(self._given, held, name, indexes),
             partial(self._refused, held, indexes),
         )
 
     def _refused(self, held: Held, indexes: list[int]) -> None:
         """The store would not have them: they stay."""
         held.busy = False
+        self._keep(held, indexes)
+
+    def _keep(self, held: Held, indexes: list[int]) -> None:
         for index in indexes:
             if held.status[index] is Status.WAITING:
                 self._dispatcher.ready(held, index)
 
-    def _given(self, held: Held, fresh: list[int]) -> None:
+    def _given(self, held: Held, name: QueueName, indexes: list[int], fresh: list[int]) -> None:
         held.busy = False
+        self._ring(name)
         self._holdings.learned(held, fresh)
         if not held.dropped:
+            # One with `max_retries=0` stays if the permission to run it came before MOVED.
+            self._keep(held, indexes)
+            self._dispatcher.run()
             self._holdings.consider(held)

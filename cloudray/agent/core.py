@@ -8,7 +8,8 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +18,58 @@ from cloudray.agent.cache import Cache, Shelf
 from cloudray.agent.charity import Charity
 from cloudray.agent.discovery import Discovery
 from cloudray.agent.dispatcher import Dispatcher
+from cloudray.agent.endings import Endings
 from cloudray.agent.functions import Functions, Kind
 from cloudray.agent.gateway import Gateway
+from cloudray.agent.heart import Heart
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
+from cloudray.agent.listening import Listening
 from cloudray.agent.logs import EPHEMERAL_BYTES, Logs
 from cloudray.agent.misfits import Misfits
+from cloudray.agent.orphans import Orphans
+from cloudray.agent.packages import Furnished, Packages, is_elsewhere
 from cloudray.agent.resolver import Resolver
 from cloudray.agent.resources import Resources
 from cloudray.agent.starters import Starter
 from cloudray.agent.workers import Worker, Workers
+from cloudray.bells.base import Doorbell, Ear
+from cloudray.bells.choice import bell_of, ear_of
+from cloudray.bells.hints import Hint
+from cloudray.exceptions import RuntimeEnvSetupError
 from cloudray.protocol import claims
 from cloudray.protocol import messages as m
 from cloudray.protocol.demand import Demand, python_tag
 from cloudray.protocol.journal import Journal
+from cloudray.protocol.leases import is_frugal
 from cloudray.protocol.nodes import list_agents, list_nodes, read_heartbeats
 from cloudray.protocol.records import Cluster, Heartbeat, seal
 from cloudray.store import Ledger, layout
-from cloudray.store.base import Delete, Put, Store, StoreFullError
+from cloudray.store.base import Delete, Put, Store, StoreError
+from cloudray.store.layout import QueueName
 from cloudray.store.room import Room, RoomSpec
+from cloudray.version import __version__
 
 _log = logging.getLogger(__name__)
 
 #: How often stuck calls and idle executors are looked for.
 _LOOK_S, _IDLE_LOOK_S = 0.02, 0.2
-#: How long the last lines of output may take to be written when the agent ends.
+#: How long the last lines of output, and the last request, may take when the agent ends.
 _LAST_WORDS_S = 5.0
+#: ... and the last request at least so long.
+_LAST_REQUEST_S = 1.0
+#: After so many leases is asked, each time, whether jobs have ended of which something is held.
+_ENDING_LEASES = 4
+#: So many other agents are asked at a time whether they are idle.
+_ASKED = 16
+#: A heartbeat that stands still for so many scans is removed, where nobody watched.
+_BURIED_SCANS = 10
 
 
 class Agent:
     """One machine's agent. Everything it knows can be rebuilt from the store."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - a line or two for each part
         self,
         store: Store,
         settings: Cluster,
@@ -63,6 +84,11 @@ class Agent:
         dead: tuple[str, ...] = (),
         shelves: Sequence[Shelf] = (),
         spill: Path | None = None,
+        labels: Mapping[str, str] | None = None,
+        make_workers: Callable[..., Workers] = Workers,
+        packages: Packages | None = None,
+        bell: Doorbell | None = None,
+        ear: Ear | None = None,
     ) -> None:
         self.id = ids.to_text(ids.new_timed_id())
         self._store = store
@@ -73,17 +99,19 @@ class Agent:
         #: where executors write large values
         self.room = store.room or Room(RoomSpec(str(spool), None if spill is None else str(spill)))
         self._host = socket.gethostname()
+        self._labels = dict(labels or {})
         self._io = io = Io(store)
         self._resources = resources = Resources(total)
         self._functions = Functions(io)
         self._cache = Cache(store, shelves)
         self._resolver = Resolver(io, rng, settings.commit_s, self._cache)
-        self._beat = 0
-        self._beaten_s = clock()
         self._draining = False
         self._dead = dead
         #: agents whose heartbeats were there at the last look
         self._others: set[str] = set()
+        #: by agent, its heartbeat's ETag and since when it is this one
+        self._met: dict[str, tuple[str, float]] = {}
+        self._listed_s = float("-inf")
         self._holdings = holdings = Holdings(
             io, settings, self._functions, self._resolver, clock, self._published, self._room
         )
@@ -92,14 +120,26 @@ class Agent:
         )
         holdings.dispatcher = dispatcher
         dispatcher.let_go = holdings.drop
+        dispatcher.learned = holdings.learned
         limit_bytes = EPHEMERAL_BYTES if settings.ephemeral else None
-        self._logs = Logs(io, self.id, self._printed, limit_bytes)
+        self._logs = Logs(io, self.id, self._printed, limit_bytes, self._functions.days_of)
         dispatcher.log_folder = self._logs.folder
         dispatcher.flush_logs = self._logs.flush
         self._discovery = Discovery(
-            io, self.id, total, dispatcher, holdings, settings.lease_s, clock, dead
+            io, self.id, total, dispatcher, holdings, settings.lease_s, clock, dead, rng
         )
-        self._charity = Charity(io, dispatcher, holdings, clock)
+        self._discovery.frugal = self._is_frugal
+        self._discovery.freed = settings.ephemeral
+        self._heart = Heart(
+            io, settings, clock, rng, dispatcher, holdings, self._discovery, self._beat
+        )
+        self._endings = Endings(io, self._functions, holdings, layout.agent(self.id))
+        #: rings for what is submitted, given away or given back here
+        self._bell = bell or bell_of(store, settings, clock)
+        self._listening = Listening(
+            self._discovery, ear or ear_of(store, settings, clock, rng), rng, clock, settings.scan_s
+        )
+        self._charity = Charity(io, dispatcher, holdings, clock, self._ring)
         self._gateway = Gateway(
             io,
             self._functions,
@@ -116,14 +156,23 @@ class Agent:
         dispatcher.discard = self.room.release
         dispatcher.over = self._gateway.published
         self._gateway.log_folder = self._logs.folder
+        self._gateway.on_submitted = self._submitted
         self._discovery.on_finished = self._gateway.published
-        misfits = Misfits(io, self._gateway.has_driver, self._gateway.unschedulable)
-        self._discovery.on_misfit = misfits.met
-        self._workers = Workers(
+        self._misfits = Misfits(io, self._gateway.has_driver, self._gateway.unschedulable)
+        self._orphans = Orphans(io, rng, lambda: len(self._others) + 1, self._gateway.published)
+        self._discovery.on_misfit = self._met_misfit
+        self._workers = make_workers(
             starter, spool, self._setup_of, dispatcher.run, self._gone, self._logs.lines
         )
         if self.room.spec.disk is not None:
             self._workers.folder_when_full = Path(self.room.spec.disk)
+        self._packages = packages
+        self._workers.furnish = self._furnish
+        self._workers.on_unfit = dispatcher.unfit
+        if packages is not None:
+            self._workers.discard = packages.discard
+            if not settings.ephemeral:
+                self._workers.is_elsewhere = self._is_elsewhere
         dispatcher.workers = self._workers
         self._gateway.workers = self._workers
 
@@ -137,24 +186,27 @@ class Agent:
         """What a server on the agent's socket makes for each connection."""
         return self._gateway.connection
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; then give back what has not started, and end the rest."""
-        await self._heartbeat()
-        if self._dead:
-            keys = tuple(layout.agent(agent) for agent in self._dead)
-            await self._store.perform_async(Delete(keys))
-            # Their executors went with them, and what these had written nobody will adopt.
-            self.room.sweep_dead()
-            self.room.recount()
+    async def run(self, stop: asyncio.Event, on_begun: Callable[[], None] = lambda: None) -> None:
+        """Work until `stop` is set; then give back what has not started, and end the rest.
+
+        `on_begun` is called when others can see that this agent is there.
+        """
+        if not await _unless(stop, self._begin()):
+            await self._leave()
+            return
+        on_begun()
         loops = [
             asyncio.create_task(loop)
             for loop in (
-                self._every(self._settings.heartbeat_s, self._heartbeat),
-                self._every(self._settings.scan_s, self._scan),
+                self._every(0.0, self._heart.run),
+                self._every(0.0, self._listening.hear),
+                self._every(0.0, self._listening.look_aside),
+                self._every(0.0, partial(self._listening.scan, self._scan)),
                 self._every(self._settings.lease_s / 4, self._mind_the_others),
                 self._every(self._settings.commit_s, self._tick),
                 self._every(_LOOK_S, self._look),
                 self._every(self._settings.lease_s / 4, self._holdings.forget_claims),
+                self._every(_ENDING_LEASES * self._settings.lease_s, self._look_for_endings),
             )
         ]
         try:
@@ -164,28 +216,70 @@ class Agent:
                 loop.cancel()
             await self._leave()
 
+    async def _begin(self) -> None:
+        await self._heart.begin()
+        if self._dead:
+            keys = tuple(layout.agent(agent) for agent in self._dead)
+            await self._store.perform_async(Delete(keys))
+            # Their executors went with them, and what these had written nobody will adopt.
+            self.room.sweep_dead()
+            self.room.recount()
+
     async def drain(self, patience_s: float) -> None:
-        """Take nothing new, give back what has not started, and let the rest finish."""
-        self._draining = True
+        """Take nothing new, give back what has not started, and let the rest finish.
+
+        Takes `patience_s` seconds at most, also while the store is away.
+        """
+        self._draining = self._holdings.draining = True
         self._discovery.stopped = True
-        for held in list(self._holdings.by_batch.values()):
-            if held.untouched and not held.busy:
-                self._holdings.drop(held)
-                await self._io.do(claims.give_back(held.name, held.claim))
-        self._charity.give_everything()
+        self._heart.soon()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._holdings.empty.wait(), patience_s)
+            async with asyncio.timeout(patience_s):
+                for held in list(self._holdings.by_batch.values()):
+                    if held.untouched and not held.busy:
+                        self._holdings.drop(held)
+                        await self._io.do(claims.give_back(held.name, held.claim))
+                        self._ring(held.name, held.claim + 2)
+                self._charity.give_everything()
+                await self._holdings.empty.wait()
+
+    @property
+    def batches_taken(self) -> int:
+        """How many batches it has claimed so far."""
+        return self._holdings.taken
+
+    @property
+    def calls_run(self) -> int:
+        """How many calls of tasks its executors have ended so far."""
+        return self._holdings.calls
+
+    @property
+    def running_tasks(self) -> int:
+        """How many tasks its executors are at."""
+        return sum(len(held.running) for held in self._holdings.by_batch.values())
+
+    async def nothing_held(self) -> None:
+        """Wait until it holds no batch."""
+        await self._holdings.empty.wait()
 
     async def _leave(self) -> None:
         self._discovery.stopped = True
         self._dispatcher.draining = True
         await self._workers.stop()
+        # A store that is away must not keep it; then its lease ends, as if it had been killed.
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + _LAST_WORDS_S
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._logs.close(), _LAST_WORDS_S)
+            async with asyncio.timeout_at(deadline_s):
+                await self._logs.close()
+                await self._bell.flush()
         self._io.cancel()
+        await self._listening.close()
+        await self._bell.close()
         self._cache.close()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._store.perform_async(Delete((layout.agent(self.id),)))
+        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+            async with asyncio.timeout_at(max(deadline_s, loop.time() + _LAST_REQUEST_S)):
+                await self._store.perform_async(Delete((layout.agent(self.id),)))
 
     # -- clocks ------------------------------------------------------------------------------
 
@@ -198,8 +292,8 @@ class Agent:
                     await result
             except asyncio.CancelledError:
                 raise
-            except StoreFullError as full:
-                self._io.complain(full)
+            except StoreError as error:
+                self._io.complain(error)
             except Exception:  # noqa: BLE001 - logged, and the agent's other work goes on
                 _log.exception("an agent's regular work failed; it goes on")
             await asyncio.sleep(period_s * (0.9 + 0.2 * self._rng.random()))
@@ -208,10 +302,7 @@ class Agent:
         if not self._dispatcher.busy:
             # Nothing can be stuck: a look costs a wake-up of the machine, so wait for more.
             await asyncio.sleep(_IDLE_LOOK_S)
-        if self._clock() - self._beaten_s > self._settings.lease_s:
-            # On our own clock a lease went by without a heartbeat: others may have taken our
-            # batches, so nothing starts until we have read that our claims are still the last.
-            self._dispatcher.fenced = True
+        self._heart.look()
         self._dispatcher.look()
 
     def _tick(self) -> None:
@@ -221,65 +312,120 @@ class Agent:
         self._discovery.claim()
 
     async def _scan(self) -> None:
-        await self._discovery.scan()
+        now_s = self._clock()
+        # Some are asked for by rings: who is there, and who holds what, has hardly changed.
+        quick = self._is_frugal and now_s - self._listed_s < self._settings.scan_s / 2
+        await self._discovery.scan(quick=quick)
+        if quick:
+            return
+        self._listed_s = now_s
         entries = await self._io.do(list_agents())
-        self._others = {entry.key.removeprefix(layout.AGENTS) for entry in entries} - {self.id}
+        self._meet({entry.key.removeprefix(layout.AGENTS): entry.etag for entry in entries})
+        await self._orphans.look()
+        if self._is_frugal:
+            await self._bury()
+
+    def _meet(self, etags: dict[str, str]) -> None:
+        """Take in which agents there are."""
+        now_s = self._clock()
+        self._others = etags.keys() - {self.id}
+        before = {agent: met for agent, met in self._met.items() if etags.get(agent) == met[0]}
+        self._met = {agent: before.get(agent, (etag, now_s)) for agent, etag in etags.items()}
+        self._listening.meet(len(self._others))
+
+    async def _bury(self) -> None:
+        """Remove the heartbeats of agents that held nothing when they died.
+
+        Nobody watches those, so nothing depends on when. Should one live after all, it beats again.
+        """
+        before_s = self._clock() - _BURIED_SCANS * self._settings.scan_s
+        silent = [agent for agent in self._others if self._met[agent][1] < before_s]
+        if silent:
+            await self._store.perform_async(Delete(tuple(map(layout.agent, silent))))
+
+    @property
+    def _is_frugal(self) -> bool:
+        """Whether scans are rarer than leases, as they are where each listing costs."""
+        return is_frugal(self._settings)
+
+    def _ring(self, name: QueueName, number: int = 1) -> None:
+        self._io.spawn(self._bell.ring((Hint(name, number),)))
+
+    def _submitted(self, name: QueueName) -> None:
+        """An executor has submitted a batch: others hear of it if this agent cannot take it."""
+        if self._others and self._discovery.is_full:
+            self._ring(name)
 
     async def _heartbeat(self) -> None:
-        fenced = self._dispatcher.fenced or (
-            self._beat > 0 and self._clock() - self._beaten_s > self._settings.lease_s
-        )
-        self._dispatcher.fenced = fenced
-        self._beat += 1
+        await self._heart.beat()
+
+    async def _beat(self, number: int) -> None:
         heartbeat = Heartbeat(
             self.id,
-            self._beat,
+            number,
             self._host,
             os.getpid(),
             self._socket_path,
             self._resources.total,
             self._resources.free,
             self._draining,
-            self._is_idle,
+            self.is_idle,
             python_tag(),
+            self._labels,
+            __version__,
+            len(self._store.refusals()),
         )
-        began_s = self._clock()
         await self._store.perform_async(Put(layout.agent(self.id), seal(heartbeat)))
-        if fenced:
-            await self._check_claims()
-            self._dispatcher.fenced = False
-            self._dispatcher.run()
-        self._beaten_s = began_s
 
-    async def _check_claims(self) -> None:
-        """After a pause: stop only what a later claim took."""
-        for held in list(self._holdings.by_batch.values()):
-            if not await self._io.do(claims.still_last(held.name, held.claim)):
-                _log.warning("batch %s was taken over while this agent paused", held.name.stem)
-                running = set(held.running)
-                self._dispatcher.interrupt(held, running, force=running)
-                self._holdings.drop(held)
+    async def _look_for_endings(self) -> None:
+        if not self._settings.ephemeral:
+            # One driver's own cluster lasts as long as the driver.
+            await self._endings.look()
+        self._functions.forget_some(self._jobs_in_use())
+
+    def _jobs_in_use(self) -> set[bytes]:
+        held = {one.job for one in self._holdings.by_batch.values()}
+        executors = {worker.kind.job for worker in self._workers.all if worker.kind is not None}
+        return held | executors | {driver.job for driver in self._gateway.drivers}
+
+    def _met_misfit(self, name: QueueName) -> None:
+        self._misfits.met(name)
+        self._orphans.met(name)
 
     @property
-    def _is_idle(self) -> bool:
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do, and may be given something."""
         return not self._holdings.by_batch and not self._draining
 
     async def _mind_the_others(self) -> None:
         """Look at the other agents' heartbeats, while anything depends on them."""
         waiting = self._charity.waiting()
-        if not self._discovery.watching and not waiting and not self._others:
+        curious = self._others and not self._is_frugal
+        if not self._discovery.watching and not waiting and not curious:
             return
         entries = await self._io.do(list_agents())
         etags = {entry.key.removeprefix(layout.AGENTS): entry.etag for entry in entries}
-        self._others = etags.keys() - {self.id}
+        self._meet(etags)
         for agent in self._discovery.look_at_agents(etags):
             # Its batches are being taken over; should it live after all, it beats again.
             await self._store.perform_async(Delete((layout.agent(agent),)))
         if waiting:
-            others = tuple(entry.key for entry in entries if entry.key != layout.agent(self.id))
-            beats = await self._io.do(read_heartbeats(others))
+            asked = tuple(map(layout.agent, self._whom_to_ask()))
+            beats = await self._io.do(read_heartbeats(asked))
             if any(beat.idle and not beat.draining for beat in beats):
                 self._charity.give()
+
+    def _whom_to_ask(self) -> list[str]:
+        """Some agents that may be idle: where there are many, not each is asked each time.
+
+        Where requests cost, those that hold nothing are known by how rarely they show themselves.
+        """
+        others = sorted(self._others)
+        if len(others) > _ASKED and self._is_frugal:
+            before_s = self._clock() - 2 * self._settings.heartbeat_s
+            still = [agent for agent in others if self._met[agent][1] < before_s]
+            others = still or others
+        return others if len(others) <= _ASKED else self._rng.sample(others, _ASKED)
 
     # -- between the parts -------------------------------------------------------------------
 
@@ -301,7 +447,16 @@ class Agent:
         self._gateway.printed(job, lines)
 
     def _room(self) -> None:
+        self._listening.worked()
         self._discovery.claim()
+
+    def _is_elsewhere(self, kind: Kind) -> bool:
+        return is_elsewhere(self._functions.job(kind.job))
+
+    async def _furnish(self, kind: Kind) -> Furnished:
+        if self._packages is None:
+            raise RuntimeEnvSetupError("this agent takes no code from elsewhere")
+        return await self._packages.furnish(kind.code, self._functions.job(kind.job), kind.days)
 
     def _setup_of(self, kind: Kind) -> m.Setup:
         job = self._functions.job(kind.job)
@@ -310,3 +465,19 @@ class Agent:
 
     def _nonce(self) -> str:
         return f"{self._rng.getrandbits(64):016x}"
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do some work unless `stop` is set before it is done; returns whether it was done."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+    if not working.done():
+        return False
+    working.result()
+    return True

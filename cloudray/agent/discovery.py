@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import islice
+from random import Random
 
-import msgspec
-
-from cloudray import ids
+from cloudray.agent.candidates import Candidate, carried_by, size_of
 from cloudray.agent.dispatcher import Dispatcher
 from cloudray.agent.functions import demands_fit
+from cloudray.agent.holders import Holders
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
+from cloudray.agent.listing import Listing
+from cloudray.agent.rings import KEEN, MAX_ASIDE, MAX_LOSSES, Ring, is_keen
+from cloudray.bells.base import Heard
 from cloudray.protocol import claims, demand
 from cloudray.protocol import journal as journals
-from cloudray.protocol.claims import Early, Finished, Lost, Won
+from cloudray.protocol.claims import Early, Finished, Lost, Refused, Won
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.leases import Observer
-from cloudray.protocol.records import Batch, Claim, unseal
-from cloudray.protocol.results import Results
+from cloudray.protocol.reasons import lacking
+from cloudray.protocol.records import Batch, unseal
 from cloudray.store import layout
-from cloudray.store.base import Entry, Get, List
+from cloudray.store.base import Get, GetMany, List
+from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName, claim_of
 from cloudray.store.procedures import Procedure
+from cloudray.store.signing import TamperedError
+
+_log = logging.getLogger(__name__)
 
 #: Agents claim only what should start within this time.
 MAX_BACKLOG_S = 2.0
 #: Claims under way at once.
 MAX_CLAIMING = 8
+#: Among so many batches per agent each chooses at random.
+WINDOW = 4
+#: A scan reads pages until it has found so many batches per agent to claim.
+ENOUGH = 64
 #: Tasks that wait for arguments; an agent with more takes only batches that can start.
 MAX_WAITING_TASKS = 20_000
 _PAGE = 1000
-
-
-class Candidate(msgspec.Struct):
-    """A batch that could be claimed."""
-
-    name: QueueName
-    #: the claim number to try
-    number: int
-    #: submitted by a task of ours that may be waiting for it
-    urgent: bool = False
 
 
 class Discovery:
@@ -56,6 +59,7 @@ class Discovery:
         lease_s: float,
         clock: Callable[[], float],
         dead: tuple[str, ...] = (),
+        rng: Random | None = None,
     ) -> None:
         self._io = io
         self._agent = agent
@@ -68,22 +72,53 @@ class Discovery:
         self._dead = frozenset(dead)
         self._observer = Observer(lease_s)
         self._candidates: dict[bytes, Candidate] = {}
-        self._claiming: set[bytes] = set()
+        self._rng = rng or Random()
+        #: how many tasks there are, roughly, in batches that are being claimed
+        self._claiming: dict[bytes, int] = {}
+        #: batches that were left to other agents who heard the same ring
+        self._aside: dict[bytes, Candidate] = {}
         self._unfit: set[bytes] = set()
+        #: entries of the queue that are no batches of ours, by stem: others may name the same batch
+        self._refused: set[str] = set()
         #: batches that this machine cannot run
         self._misfits: dict[bytes, QueueName] = {}
         self._fits: dict[str, tuple[bool, bool]] = {}
-        #: claim key -> agent that it names
-        self._holders: dict[str, str] = {}
+        self._holders = Holders(io, self._rng)
         #: agent -> the batches it holds, with their claim numbers
         self._watched: dict[str, dict[bytes, tuple[QueueName, int]]] = {}
         self._leftovers: dict[str, float] = {}
+        #: how many other agents there are
+        self.others = 0
+        #: claims lost since the last one that was won
+        self._lost = 0
+        #: agents that hold nothing beat more rarely than once in a lease
+        self.frugal = False
+        #: journals are removed when their batches are over
+        self.freed = False
         self.stopped = False
 
     #: a batch turned out to be over
     on_finished: Callable[[Journal], None]
     #: a batch that nobody has claimed does not fit this machine; said again at every scan
     on_misfit: Callable[[QueueName], None]
+
+    #: a bell rang, and named nothing new, or only what others had taken
+    on_fruitless: Callable[[], None] = staticmethod(lambda: None)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is to be claimed now."""
+        return self.stopped or self._dispatcher.fenced or self._backlog_s() >= MAX_BACKLOG_S
+
+    @property
+    def claiming(self) -> Collection[bytes]:
+        """The batches that are being claimed."""
+        return self._claiming.keys()
+
+    @property
+    def room(self) -> int:
+        """For how many batches there is room, at most."""
+        return max(0, MAX_CLAIMING - len(self._claiming) - len(self._candidates))
 
     @property
     def watching(self) -> bool:
@@ -97,6 +132,46 @@ class Discovery:
                 self._offer(Candidate(name, 1))
         self.claim()
 
+    def told(self, hints: Sequence[Heard], *, shared: bool = True) -> None:
+        """A bell rang for these batches; `shared`: and other agents heard it too."""
+        ring = Ring()
+        if not hints:
+            self.on_fruitless()
+        for heard in hints:
+            name, number = heard.hint.name, heard.hint.number
+            candidate = Candidate(name, number, heard=heard, ring=ring, carried=carried_by(heard))
+            candidate.alone = not shared
+            known = self._candidates.get(name.batch)
+            if known is not None and known.number >= number:
+                self._settle(candidate, fruitful=True)
+            elif shared and not is_keen(name.batch, self._agent, self.others + 1):
+                self._aside[name.batch] = candidate
+            else:
+                self._offer(candidate)
+        self.claim()
+
+    async def look_aside(self) -> None:
+        """Go for batches that were left to others, and that nobody holds."""
+        aside, self._aside = list(self._aside.values()), {}
+        if not aside or self.is_full or self._candidates:
+            return
+        if len(aside) > MAX_ASIDE:
+            aside = self._rng.sample(aside, MAX_ASIDE)
+        keys = tuple(claim_of(each.name.stem, each.number) for each in aside)
+        try:
+            held: list[bytes | None] = await self._io.store.perform_async(GetMany(keys))
+        except RecordError:
+            return  # some claim is none of ours: scans sort that out
+        for candidate, body in zip(aside, held, strict=True):
+            if body is None:
+                self._offer(candidate)
+        self.claim()
+
+    @property
+    def has_aside(self) -> bool:
+        """Whether batches were left to others."""
+        return bool(self._aside)
+
     def offer(self, name: QueueName, number: int = 1, *, urgent: bool = False) -> None:
         """A batch that is known to be claimable."""
         self._offer(Candidate(name, number, urgent))
@@ -105,11 +180,31 @@ class Discovery:
     def _offer(self, candidate: Candidate) -> None:
         batch = candidate.name.batch
         if self._holdings.has(batch) or batch in self._claiming:
-            return
-        if batch in self._unfit or not self._fit(candidate.name.klass)[0]:
+            self._settle(candidate, fruitful=True)
+        elif candidate.name.stem in self._refused:
+            self._settle(candidate)
+        elif batch in self._unfit or not self._fit(candidate.name.klass)[0]:
+            self._settle(candidate, taken=False)
             self._met_misfit(candidate.name)
         else:
+            before = self._candidates.get(batch)
             self._candidates[batch] = candidate
+            if before is not None:
+                self._settle(before, fruitful=True)
+
+    def _settle(self, candidate: Candidate, *, fruitful: bool = False, taken: bool = True) -> None:
+        """It is known what came of a hint; `taken`: no other agent need hear it."""
+        heard, ring = candidate.heard, candidate.ring
+        candidate.heard = candidate.ring = None
+        if heard is not None:
+            heard.settle(taken=taken)
+        if ring is None or not ring.settle(fruitful=fruitful):
+            return
+        # Where so many were taken already, the rest is likely to be too.
+        for other in [each for each in self._candidates.values() if each.ring is ring]:
+            del self._candidates[other.name.batch]
+            self._settle(other, taken=False)
+        self.on_fruitless()
 
     def _met_misfit(self, name: QueueName) -> None:
         self._misfits[name.batch] = name
@@ -149,105 +244,174 @@ class Discovery:
                 return
             name = candidate.name
             del self._candidates[name.batch]
-            self._claiming.add(name.batch)
+            self._claiming[name.batch] = size_of(name)
             exact = self._fit(name.klass)[1]
             waiting = self._holdings.waiting_tasks >= MAX_WAITING_TASKS
             if exact and (candidate.urgent or not waiting):
                 self._io.run(
-                    claims.claim(name, candidate.number, self._agent),
+                    self._claim(candidate),
                     partial(self._claimed, candidate),
-                    partial(self._claiming.discard, name.batch),
+                    partial(self._not_claimed, candidate),
                 )
             else:
                 self._io.spawn(self._claim_after_reading(candidate, only_ready=waiting))
 
+    def _claim(self, candidate: Candidate) -> Procedure[claims.Outcome]:
+        prompt = None
+        if not self._io.store.inline and (candidate.alone or self.others < KEEN):
+            # All that a first claim needs is asked for at once, where answers take long and it is
+            # likely to be won: losing costs all three requests.
+            began_s = self._clock()
+            prompt = lambda: self._clock() - began_s < self._lease_s / 2  # noqa: E731
+        return claims.claim(
+            candidate.name, candidate.number, self._agent, candidate.carried, prompt
+        )
+
     def _next(self) -> Candidate | None:
-        for candidate in self._candidates.values():
-            if candidate.urgent:
-                return candidate
-        backlog_s = self._dispatcher.backlog_s(self._holdings.preparing_tasks)
-        if self._dispatcher.fenced or backlog_s >= MAX_BACKLOG_S:
+        candidates = self._candidates
+        backlog_s = self._backlog_s()
+        full = self._dispatcher.fenced or backlog_s >= MAX_BACKLOG_S
+        # A full agent leaves also what it has submitted itself to others, if there are any.
+        if not (full and self.others):
+            for candidate in candidates.values():
+                if candidate.urgent:
+                    return candidate
+        if full:
             return None
-        return next(iter(self._candidates.values()), None)
+        # Several agents that know of the same batches must not all begin with the first.
+        window = min(len(candidates), WINDOW * (self.others + 1)) if self.others else 1
+        chosen = self._rng.randrange(window) if window > 1 else 0
+        return next(islice(candidates.values(), chosen, None), None)
+
+    def _backlog_s(self) -> float:
+        unknown = self._holdings.preparing_tasks + sum(self._claiming.values())
+        return self._dispatcher.backlog_s(unknown)
+
+    def _not_claimed(self, candidate: Candidate) -> None:
+        """It could not be tried, or turned out to be nothing for us."""
+        self._claiming.pop(candidate.name.batch, None)
+        self._settle(candidate, taken=False)
 
     async def _claim_after_reading(self, candidate: Candidate, *, only_ready: bool) -> None:
         try:
             await self._read_and_claim(candidate, only_ready=only_ready)
+        except RecordError as error:
+            self._refuse(candidate.name, error)
         finally:
-            self._claiming.discard(candidate.name.batch)
+            self._not_claimed(candidate)
 
     async def _read_and_claim(self, candidate: Candidate, *, only_ready: bool) -> None:
         name = candidate.name
         key = claim_of(name.stem, 0)
-        body = await self._io.store.perform_async(Get(key))
-        batch = None if body is None else unseal(Batch, body, key)
+        batch = candidate.carried
+        if batch is None:
+            body = await self._io.store.perform_async(Get(key))
+            batch = None if body is None else unseal(Batch, body, key)
         if batch is None or not demands_fit(batch, self._total):
             if batch is not None:
                 self._unfit.add(name.batch)
                 self._met_misfit(name)
             return
-        if only_ready and not await self._io.do(_can_start(batch)):
+        if only_ready and await self._io.do(lacking(batch)) is not None:
             return
-        outcome = await self._io.do(claims.claim(name, candidate.number, self._agent))
-        self._claimed(candidate, outcome)
+        self._claimed(candidate, await self._io.do(self._claim(candidate)))
 
     def _claimed(self, candidate: Candidate, outcome: claims.Outcome) -> None:
         name = candidate.name
-        self._claiming.discard(name.batch)
+        self._claiming.pop(name.batch, None)
+        if isinstance(outcome, Lost):
+            self._lost += 1
+            if candidate.ring is not None:
+                candidate.ring.lost += 1
+        elif isinstance(outcome, Won):
+            self._lost = 0
+        self._settle(candidate, fruitful=isinstance(outcome, Won))
         if isinstance(outcome, Won):
             self._holdings.take(name, outcome)
         elif isinstance(outcome, Lost):
             self._seen(name, candidate.number, outcome.agent)
+            if self._lost >= MAX_LOSSES and self.others and not self._io.store.inline:
+                self._give_up_stale()
         elif isinstance(outcome, Finished):
             # All its tasks were cancelled before anybody held it: nobody else will say so.
             self.on_finished(outcome.journal)
         elif isinstance(outcome, Early):
             # Given back at once, under the next number; the scan finds it when it is there.
             self._candidates.pop(name.batch, None)
+        elif isinstance(outcome, Refused):
+            self._refuse(name, outcome.error)
+
+    def _give_up_stale(self) -> None:
+        """Others are faster: what is known of the queue is too old to be worth more claims."""
+        self._lost = 0
+        stale = [each for each in self._candidates.values() if not each.urgent]
+        for candidate in stale:
+            del self._candidates[candidate.name.batch]
+            self._settle(candidate, taken=False)
+        if stale:
+            self.on_fruitless()
+
+    def _refuse(self, name: QueueName, error: RecordError) -> None:
+        """What lies in the queue must not be run, or cannot be read: it is skipped from now on."""
+        if name.stem not in self._refused:
+            self._refused.add(name.stem)
+            if not isinstance(error, TamperedError):  # which the store has reported
+                _log.warning("%s is skipped: %s", name.stem, error)
 
     # -- scanning ----------------------------------------------------------------------------
 
-    async def scan(self) -> None:
-        """Read the queue: batches and claims side by side."""
-        entries: set[str] = set()
-        last_claim: dict[str, int] = {}
-        after = ""
-        while True:
-            page: list[Entry] = await self._io.store.perform_async(List(layout.QUEUE, after, _PAGE))
-            for entry in page:
-                parsed = layout.parse_queue(entry.key)
-                if parsed is None:
-                    continue
-                stem, number = parsed
-                if number == 0:
-                    entries.add(stem)
-                else:
-                    last_claim[stem] = max(number, last_claim.get(stem, 0))
-            if len(page) < _PAGE:
-                break
-            after = page[-1].key
-        self._watched.clear()
-        found = [name for stem in sorted(entries) if (name := layout.parse_stem(stem)) is not None]
-        self._unfit &= {name.batch for name in found}
+    async def scan(self, *, quick: bool = False) -> None:
+        """Read the queue, past what others run, until there is enough to claim from.
+
+        A `quick` scan, after a ring, only looks for what nobody has claimed.
+        Where there are many agents it is not read to its end by each of them: whoever goes for
+        what comes first makes it shorter for the others.
+        """
+        listing = Listing()
+        known = set(self._candidates)
+        enough = ENOUGH * (self.others + 1)
+        claimable = 0
+        while not listing.complete and (claimable < enough or self._io.store.inline):
+            page = await self._io.store.perform_async(List(layout.QUEUE, listing.after, _PAGE))
+            free = listing.take(page, _PAGE)
+            claimable += sum(self._fit(name.klass)[0] for name in free)
         self._misfits.clear()
-        for name in found:
-            if not self._holdings.has(name.batch):
-                await self._sort_in(name, last_claim.get(name.stem, 0))
-        await self._sweep(last_claim, entries)
+        if not quick:
+            self._watched.clear()
+        found = listing.names()
+        others = [(name, last) for name, last in found if not self._holdings.has(name.batch)]
+        claimed = [(name, last) for name, last in others if last]
+        await self._holders.learn([] if quick else claimed, agents=self.others + 1)
+        for name, last in others:
+            await self._sort_in(name, last)
+        self._forget_taken(listing, known)
+        if listing.complete:
+            self._unfit &= {name.batch for name, _ in found}
+            self._refused &= {name.stem for name, _ in found}
+            await self._sweep(listing.last_claims, listing.entries)
         self.claim()
+
+    def _forget_taken(self, listing: Listing, known: set[bytes]) -> None:
+        """Give up candidates that the queue shows to be taken, or gone."""
+        for batch in known & self._candidates.keys():
+            candidate = self._candidates[batch]
+            stem = candidate.name.stem
+            gone = listing.complete and stem not in listing.entries and not candidate.urgent
+            if gone or candidate.number <= listing.last_claims.get(stem, 0):
+                del self._candidates[batch]
+                self._settle(candidate)
 
     async def _sort_in(self, name: QueueName, last: int) -> None:
         if last == 0:
             self._offer(Candidate(name, 1))
             return
-        key = claim_of(name.stem, last)
-        holder = self._holders.get(key)
-        if holder is None:
-            body = await self._io.store.perform_async(Get(key))
-            if body is None:
-                return
-            holder = self._holders[key] = unseal(Claim, body, key).agent
-        self._seen(name, last, holder)
+        try:
+            holder = await self._holders.of(name, last)
+        except RecordError as error:
+            self._refuse(name, error)
+            return
+        if holder is not None:
+            self._seen(name, last, holder)
 
     def _seen(self, name: QueueName, number: int, holder: str) -> None:
         if self._holdings.has(name.batch) or name.batch in self._claiming:
@@ -266,18 +430,19 @@ class Discovery:
         for stem, since_s in list(self._leftovers.items()):
             name = layout.parse_stem(stem)
             if name is not None and now_s - since_s > 3 * self._lease_s:
-                await self._io.do(claims.sweep(name, last_claim[stem]))
-        self._holders = {
-            key: holder
-            for key, holder in self._holders.items()
-            if key.rpartition(".")[0] in entries
-        }
+                try:
+                    await self._io.do(claims.sweep(name, last_claim[stem], freed=self.freed))
+                except RecordError as error:
+                    self._io.complain(error)
+        self._holders.keep(entries)
 
     # -- the dead ----------------------------------------------------------------------------
 
     def look_at_agents(self, etags: dict[str, str]) -> set[str]:
         """Take in a listing of heartbeats, and take over what the dead held; returns the dead."""
-        watched = (self._watched.keys() | etags.keys()) - {self._agent}
+        # Those that hold nothing show themselves rarely where that costs: see `Heart`.
+        others = set() if self.frugal else etags.keys()
+        watched = (self._watched.keys() | others) - {self._agent}
         dead = self._observer.look(self._clock(), etags, watched)
         for agent in dead:
             for name, number in self._watched.pop(agent, {}).values():
@@ -293,19 +458,3 @@ def _retire_if_over(name: QueueName) -> Procedure[Journal]:
     if journal.complete:
         yield from claims.retire(name)
     return journal
-
-
-def _can_start(batch: Batch) -> Procedure[bool]:
-    """Whether some task of a batch has all it needs."""
-    results = Results()
-    for task in batch.tasks:
-        ready = True
-        for identifier in task.depends_on:
-            if ids.index_of(identifier) == ids.PUT_INDEX:
-                continue
-            if (yield from results.follow(identifier)) is None:
-                ready = False
-                break
-        if ready:
-            return True
-    return False

@@ -75,9 +75,13 @@ class Dispatcher:
         self.workers: Workers
         #: nothing starts while this is set: the agent may have lost its leases
         self.fenced = False
+        #: whether it is about to be set: a lease has passed, and nobody has looked yet
+        self.is_late: Callable[[], bool] = lambda: False
         self.draining = False
         #: removes a file that an executor has spooled
         self.discard: Callable[[Path], None] = lambda _: None
+        #: told which tasks of a batch a journal has decided
+        self.learned: Callable[[Held, list[int]], None] = Held.note
         #: told of a journal that was complete while calls of its batch still ran
         self.over: Callable[[Journal], None] = lambda _: None
         #: calls that could not be announced; they are tried again at the next look
@@ -122,6 +126,8 @@ class Dispatcher:
         if self.fenced or self.draining:
             return
         for line in self._queues.in_order():
+            if self.is_late():
+                return
             self._serve(line)
 
     def _serve(self, line: Line) -> None:
@@ -229,7 +235,8 @@ class Dispatcher:
         call = self._call(worker, assigned)
 
         def written(fresh: list[int]) -> None:
-            held.note(fresh)
+            # It may have folded in what another procedure of ours wrote, which then hears nothing.
+            self.learned(held, fresh)
             said = held.journal.started.get(index, [])
             permitted = pair in said and (not held.once or said[0] == pair)
             if permitted and index not in held.journal.decided and not held.dropped:
@@ -243,6 +250,9 @@ class Dispatcher:
                 self._may_start(held, index)
             self._publish(held)
             self._rested(worker)
+            if not self._io.store.inline:
+                # Whoever asked for this has long gone on, and the executor is free.
+                self.run()
 
         words = [Word(index, Verb.STARTED, attempt=assigned.attempt)]
         self._io.run(
@@ -279,7 +289,8 @@ class Dispatcher:
         """Calls have ended."""
         worker.progress_s = self._clock()
         worker.leaving = worker.leaving or message.leaving
-        touched: set[Held] = set()
+        # In the order in which they came, so that a run can be repeated.
+        touched: dict[Held, None] = {}
         for outcome in message.outcomes:
             assigned = worker.release(outcome.ticket)
             if assigned is None:
@@ -318,7 +329,7 @@ class Dispatcher:
                 )
             else:
                 held.say(word)
-                touched.add(held)
+                touched[held] = None
         self._rested(worker)
         for held in touched:
             self._publish(held)
@@ -425,6 +436,11 @@ class Dispatcher:
                 self._failed_start(worker.kind, worker, returncode)
             else:
                 self._failed_starts.pop(worker.kind, None)
+        if assigned is not None:
+            for ticket in tickets[: tickets.index(culprit)]:
+                # It may have run before, and what came of it went with the executor.
+                before = worker.tickets[ticket]
+                before.held.permitted.pop(before.index, None)
         self._requeue(worker, tickets)
         if assigned is not None and assigned.held.status[assigned.index] is Status.READY:
             # If that was its last attempt it is over now, not when an executor would be free.
@@ -448,6 +464,10 @@ class Dispatcher:
             "several executors in a row ended before they could run anything, the last with "
             f"{returncode}; it printed:\n{printed}"
         )
+        self.unfit(kind, error)
+
+    def unfit(self, kind: Kind, error: RuntimeEnvSetupError) -> None:
+        """Executors of a kind cannot start here: what waits for one fails, and is told why."""
         for line in self._queues.in_order():
             if line.lane.kind != kind:
                 continue

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from cloudray import ids
 from cloudray.agent.io import Io
 from cloudray.protocol.demand import Demand, fits
-from cloudray.protocol.records import Batch, Job, Shape, unseal
+from cloudray.protocol.records import Batch, Code, Ending, Job, Shape, unseal
 from cloudray.store import envelope, layout
-from cloudray.store.base import Get, Put
+from cloudray.store.base import Get, GetMany, Put
 from cloudray.store.procedures import Procedure
 
+#: So many jobs are remembered of which nothing is held, and so many bytes of functions.
+MAX_JOBS = 100
+MAX_BYTES = 256 << 20
+#: The retention class of most jobs.
+_USUAL_DAYS = 7
 
-class Kind(msgspec.Struct, frozen=True):
+
+class Kind(msgspec.Struct, frozen=True, cache_hash=True):
     """What executors must have in common to stand in for each other."""
 
     job: bytes
@@ -21,6 +29,8 @@ class Kind(msgspec.Struct, frozen=True):
     days: int
     #: environment variables, sorted
     env_vars: tuple[tuple[str, str], ...]
+    #: what they can import beside what is installed
+    code: Code = Code()
 
 
 class Lane(msgspec.Struct, frozen=True):
@@ -52,6 +62,7 @@ class Functions:
         self._known: dict[tuple[bytes, bytes], Known] = {}
         self._blobs: dict[tuple[bytes, str], bytes] = {}
         self._jobs: dict[bytes, Job] = {}
+        self._days: dict[bytes, int] = {}
         self._encode = msgspec.msgpack.Encoder().encode
 
     def all_of(self, batch: Batch, job: bytes) -> list[Known] | None:
@@ -64,6 +75,14 @@ class Functions:
             found.append(known)
         return found if job in self._jobs else None
 
+    def days_of(self, job: bytes) -> int:
+        """The retention class of a job that was met here."""
+        return self._days.get(job, _USUAL_DAYS)
+
+    def note_days(self, job: bytes, days: int) -> None:
+        """A job is met, of this retention class."""
+        self._days[job] = days
+
     def job(self, job: bytes) -> Job:
         """The record of a job whose functions have been read."""
         return self._jobs[job]
@@ -72,11 +91,16 @@ class Functions:
         """Read what is not known yet; raises MissingFunctionError, naming the key."""
         if job not in self._jobs:
             key = layout.meta(batch.id)
-            body = yield Get(key)
+            body, over = yield GetMany((key, layout.ending(batch.id)))
+            if over is not None:
+                ending = unseal(Ending, over, layout.ending(batch.id))
+                msg = f"nothing of its job is run any more: {ending.reason}"
+                raise MissingFunctionError(msg)
             if body is None:
                 msg = f"the job's record {key} is gone"
                 raise MissingFunctionError(msg)
             self._jobs[job] = unseal(Job, body, key)
+            self.note_days(job, ids.days_of(batch.id))
         found = []
         for shape in batch.shapes:
             pickled = self._blobs.get((job, shape.function))
@@ -91,19 +115,37 @@ class Functions:
             found.append(self._intern(shape, job, ids.days_of(batch.id), pickled))
         return found
 
-    def upload(self, identifier: bytes, job: bytes, digest: str, pickled: bytes) -> Procedure[None]:
-        """Store a function that a task of ours wants to call."""
+    def upload(
+        self, identifier: bytes, job: bytes, digest: str, pickled: bytes, *, keep: bool = True
+    ) -> Procedure[None]:
+        """Store a function, or a package, that a call from a task of ours names.
+
+        `keep`: it will be wanted here as it is.
+        """
         if (job, digest) not in self._blobs:
             body = envelope.seal(envelope.Kind.BLOB, pickled)
             yield Put(layout.blob(identifier, digest), body)
             # Only now may a batch of another executor rely on it.
-            self._blobs[job, digest] = pickled
+            if keep:
+                self._blobs[job, digest] = pickled
+
+    def forget_some(self, in_use: Collection[bytes]) -> None:
+        """Forget the functions of jobs that nothing is held of, oldest first, if there are many."""
+        size_bytes = sum(map(len, self._blobs.values()))
+        for job in [job for job in self._jobs if job not in in_use]:
+            if len(self._jobs) <= MAX_JOBS and size_bytes <= MAX_BYTES:
+                return
+            del self._jobs[job]
+            self._days.pop(job, None)
+            self._known = {key: known for key, known in self._known.items() if key[0] != job}
+            gone = [key for key in self._blobs if key[0] == job]
+            size_bytes -= sum(len(self._blobs.pop(key)) for key in gone)
 
     def _intern(self, shape: Shape, job: bytes, days: int, pickled: bytes) -> Known:
         key = (job, self._encode(shape))
         known = self._known.get(key)
         if known is None:
-            kind = Kind(job, days, tuple(sorted(shape.env_vars.items())))
+            kind = Kind(job, days, tuple(sorted(shape.env_vars.items())), shape.code)
             lane = Lane(kind, tuple(sorted(shape.demand.items())))
             known = self._known[key] = Known(shape, lane, shape.demand, pickled)
         return known

@@ -81,6 +81,8 @@ class Gateway:
         self.workers: Workers
         #: where the output of a job is kept
         self.log_folder: Callable[[bytes], str]
+        #: told of batches that executors have submitted
+        self.on_submitted: Callable[[QueueName], None] = lambda _: None
         self.drivers: set[Driver] = set()
 
     # -- connections -------------------------------------------------------------------------
@@ -163,6 +165,7 @@ class Gateway:
         elif isinstance(message, m.Ready):
             self._executor_ready(connection, message)
         elif isinstance(message, m.Attach):
+            self._functions.note_days(message.job, message.days)
             driver = Driver(connection, message, self.log_folder(message.job))
             connection.peer = driver
             self.drivers.add(driver)
@@ -230,12 +233,16 @@ class Gateway:
             kind = worker.kind
             if kind is not None:
                 identifier = bytes((kind.days,)) + kind.job
-                return self._functions.upload(identifier, kind.job, message.digest, message.pickled)
+                return self._functions.upload(
+                    identifier, kind.job, message.digest, message.pickled, keep=not message.package
+                )
         return None
 
     def _written(self, message: m.Message) -> None:
         if isinstance(message, m.Submit):
-            self._discovery.offer(_name_of(message), urgent=True)
+            name = _name_of(message)
+            self._discovery.offer(name, urgent=True)
+            self.on_submitted(name)
 
     def _from_executor(self, worker: Worker, message: m.Message) -> None:
         if isinstance(message, m.Outcomes):
@@ -326,7 +333,10 @@ class Gateway:
             for batch in results.journals:
                 self._look_at(batch)
 
-        self._io.run(results.cancel(message.identifier, force=message.force), cancelled)
+        force, recursive = message.force, message.recursive
+        self._io.run(
+            results.cancel(message.identifier, force=force, recursive=recursive), cancelled
+        )
 
     def _answer(self, worker: Worker, request: int, nodes: list[dict[str, Any]]) -> None:
         worker.send(m.Answer(request, msgspec.msgpack.encode(nodes)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from cloudray import ids
@@ -14,15 +14,18 @@ from cloudray.agent.dispatcher import Dispatcher
 from cloudray.agent.functions import Functions, MissingFunctionError
 from cloudray.agent.held import NOBODY, Held, Status
 from cloudray.agent.io import Io
+from cloudray.agent.orphans import is_orphan, last_words
 from cloudray.agent.resolver import Resolver
-from cloudray.exceptions import OwnerDiedError, RaySystemError, TaskCancelledError
+from cloudray.exceptions import RaySystemError, TaskCancelledError
 from cloudray.protocol import claims, sharing
 from cloudray.protocol import journal as journals
 from cloudray.protocol.claims import Won
 from cloudray.protocol.journal import Journal
-from cloudray.protocol.records import Cluster, Parent, Verb, Word
+from cloudray.protocol.records import FORCE, Batch, Cluster, Parent, Verb, Word
 from cloudray.store.base import Delete
+from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName
+from cloudray.store.procedures import Procedure
 from cloudray.values import codec
 from cloudray.values.outcomes import error_payload
 
@@ -54,12 +57,22 @@ class Holdings:
         self._on_room = on_room
         self.dispatcher: Dispatcher
         self.by_batch: dict[bytes, Held] = {}
+        #: batches that were claimed, and calls of their tasks that ended, since the agent began
+        self.taken = self.calls = 0
         #: set while nothing is held
         self.empty = asyncio.Event()
         self.empty.set()
         self._preparing: dict[bytes, QueueName] = {}
+        #: batches whose claims were under way during a pause: others may have taken them since
+        self._doubtful: set[bytes] = set()
+        #: nothing new is begun: the agent is leaving
+        self.draining = False
+        #: whether a job has ended, so that nothing of it may run
+        self.is_over: Callable[[bytes], bool] = lambda _: False
         #: journals of batches that others hold, whose tasks submitted some that are held here
         self._parents: dict[bytes, Journal] = {}
+        #: those of them that are being looked at, which a slow store may take long for
+        self._looking: set[bytes] = set()
         self._looked_s = 0.0
         self._retired: deque[tuple[float, QueueName, int]] = deque()
 
@@ -67,13 +80,35 @@ class Holdings:
 
     def take(self, name: QueueName, won: Won) -> None:
         """A claim was won: prepare its tasks, at once where nothing has to be read first."""
+        self.taken += 1
         job = ids.job_of(name.batch)
         known = self._functions.all_of(won.batch, job)
-        if known is not None and not any(task.origin for task in won.batch.tasks):
+        if known is not None and self._is_simple(won.batch, job):
             self._begin(Held(name, won, known, job, self._clock()))
         else:
             self._preparing[name.batch] = name
             self._io.spawn(self._prepare(name, won, job))
+
+    def _is_simple(self, batch: Batch, job: bytes) -> bool:
+        """Whether a batch may begin without anything being read or written first."""
+        if self.draining or batch.id in self._doubtful or self.is_over(job):
+            return False
+        parent = batch.parent
+        if parent is not None:
+            # Where its parent is held here too, what is known of that is enough, and costs nothing.
+            held = self.by_batch.get(parent.batch)
+            if held is None or is_orphan(parent, held.journal):
+                return False
+        return not any(task.origin for task in batch.tasks)
+
+    def doubt(self, claiming: Collection[bytes]) -> None:
+        """A pause is over: what was being claimed in it may be somebody else's by now."""
+        self._doubtful |= self._preparing.keys() | set(claiming)
+
+    @property
+    def holds_anything(self) -> bool:
+        """Whether there are batches that others could take over."""
+        return bool(self.by_batch or self._preparing)
 
     def has(self, batch: bytes) -> bool:
         """Whether a batch is held, or about to be."""
@@ -87,25 +122,57 @@ class Holdings:
     async def _prepare(self, name: QueueName, won: Won, job: bytes) -> None:
         try:
             await self._read_and_begin(name, won, job)
+        except RecordError as error:
+            self._io.complain(error)
         finally:
             del self._preparing[name.batch]
+            self._doubtful.discard(name.batch)
             self._on_room()
 
     async def _read_and_begin(self, name: QueueName, won: Won, job: bytes) -> None:
+        if self.is_over(job):
+            await self._io.do(claims.retire(name))
+            return
         await self._io.do(sharing.settle(won.batch, won.journal, claim=won.claim))
         try:
             known = await self._io.do(self._functions.read(won.batch, job))
-        except MissingFunctionError as missing:
+        except (MissingFunctionError, RecordError) as missing:
+            # Gone, or not to be trusted: its calls end here, as they would everywhere.
             payload = error_payload(RaySystemError(str(missing)))
             words = [
                 Word(index, Verb.FAILED, (payload,), NOBODY)
                 for index in range(len(won.batch.tasks))
             ]
-            await self._io.do(journals.append(won.journal, words, claim=won.claim))
-            await self._io.do(claims.retire(name))
-            self._on_published(won.journal)
+            await self._conclude(name, won, words)
+            return
+        if await self._is_orphan(won.batch.parent):
+            await self._conclude(name, won, last_words(won.batch, won.journal))
+            return
+        if self.draining and not won.journal.next:
+            await self._io.do(claims.give_back(name, won.claim))
+            return
+        if name.batch in self._doubtful and not await self._io.do(
+            claims.still_last(name, won.claim)
+        ):
             return
         self._begin(Held(name, won, known, job, self._clock()))
+
+    async def _conclude(self, name: QueueName, won: Won, words: list[Word]) -> None:
+        """Say how all tasks of a batch end that will not be run."""
+        await self._io.do(journals.append(won.journal, words, claim=won.claim))
+        await self._io.do(claims.retire(name))
+        self._on_published(won.journal)
+
+    async def _is_orphan(self, parent: Parent | None) -> bool:
+        if parent is None:
+            return False
+        held = self.by_batch.get(parent.batch)
+        if held is not None:
+            return is_orphan(parent, held.journal)
+        # Kept for the looks that follow, as long as there are children of it here.
+        journal = self._parents.setdefault(parent.batch, Journal(parent.batch))
+        await self._io.do(journals.catch_up(journal))
+        return is_orphan(parent, journal)
 
     def _begin(self, held: Held) -> None:
         self.by_batch[held.batch.id] = held
@@ -218,10 +285,12 @@ class Holdings:
     def _publish(self, held: Held) -> None:
         now_s = self._clock()
         words = held.take_outbox(now_s, self._settings.commit_s)
+        durations = held.take_durations()
+        self.calls += sum(duration.calls for duration in durations)
         held.published_s = now_s
         held.busy = True
         self._io.run(
-            shortage.publish(held, words, held.take_durations()),
+            shortage.publish(held, words, durations),
             partial(self._published, held),
             partial(self._refused, held, words),
         )
@@ -254,9 +323,7 @@ class Holdings:
         running = {index for index in fresh if index in held.running}
         held.note(fresh)
         if running:
-            forced = {
-                index for index in running if held.journal.decided[index].values == (b"force",)
-            }
+            forced = {index for index in running if _is_forced(held.journal.decided[index])}
             self.dispatcher.interrupt(held, running, force=forced)
         if fresh:
             self._resolver.decided(held.batch.id, fresh)
@@ -346,39 +413,46 @@ class Holdings:
             parent = self.by_batch.get(batch)
             if parent is not None:
                 self._judge(parent.journal, family)
-            else:
+            elif batch not in self._looking:
                 journal = self._parents[batch]
+                self._looking.add(batch)
                 self._io.run(
-                    journals.catch_up(journal),
+                    self._catch_up_alone(journal),
                     lambda _, journal=journal, family=family: self._judge(journal, family),  # type: ignore[misc]
                 )
 
+    def _catch_up_alone(self, journal: Journal) -> Procedure[None]:
+        """Fold a parent's journal. Two at it would both fold the entry that both have read."""
+        try:
+            yield from journals.catch_up(journal)
+        finally:
+            self._looking.discard(journal.batch)
+
     def _judge(self, parent: Journal, family: list[Held]) -> None:
         for held in family:
-            if not held.dropped and _is_orphan(held.batch.parent, parent):
-                self._orphaned(held)
+            if not held.dropped and is_orphan(held.batch.parent, parent):
+                self._orphaned(held, parent)
 
-    def _orphaned(self, held: Held) -> None:
-        error = OwnerDiedError(
-            held.batch.id.hex(),
-            reason="the attempt that submitted this task failed or was cancelled",
-        )
-        payload = error_payload(error)
+    def _orphaned(self, held: Held, parent: Journal) -> None:
         running = set(held.running)
-        for index, status in enumerate(held.status):
-            if status is not Status.SAID:
-                held.say(Word(index, Verb.FAILED, (payload,), NOBODY))
-        self.dispatcher.interrupt(held, running, force=set())
+        for word in last_words(held.batch, held.journal):
+            held.say(word)
+        origin = held.batch.parent
+        forced = origin is not None and _is_forced(parent.decided[origin.index])
+        self.dispatcher.interrupt(held, running, force=running if forced else set())
         self.consider(held)
 
+    def end(self, job: bytes) -> list[QueueName]:
+        """A job has ended: stop all that runs of it here, and let go; returns what that was."""
+        names = []
+        for held in [held for held in self.by_batch.values() if held.job == job]:
+            running = set(held.running)
+            self.dispatcher.interrupt(held, running, force=running)
+            self.drop(held)
+            names.append(held.name)
+        return names
 
-def _is_orphan(parent: Parent | None, journal: Journal) -> bool:
-    """Whether the attempt that submitted a batch is over, and another's word stands.
 
-    A child of a winning attempt goes on; so does one whose parent still runs, or was moved.
-    """
-    word = None if parent is None else journal.decided.get(parent.index)
-    if parent is None or word is None or word.verb is Verb.MOVED:
-        return False
-    won = (journal.claims[parent.index], word.attempt) == (parent.claim, parent.attempt)
-    return word.verb is Verb.CANCELLED or not won
+def _is_forced(word: Word) -> bool:
+    """Whether a task is to be stopped by force."""
+    return word.verb is Verb.CANCELLED and FORCE in word.values

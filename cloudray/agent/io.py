@@ -9,13 +9,17 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from cloudray.store.base import Store, StoreError, StoreFullError
+from cloudray.store.envelope import RecordError
 from cloudray.store.procedures import Procedure, drive, drive_async
+from cloudray.store.signing import TamperedError
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 #: That a store is full is met again and again; it is logged once in so many seconds.
 _REMINDER_S = 10.0
+#: So many sentences about records are remembered, to log each once.
+_REMEMBERED = 1000
 
 
 class Io:
@@ -29,6 +33,8 @@ class Io:
         self.store = store
         self._tasks: set[asyncio.Task[Any]] = set()
         self._complained_s = -_REMINDER_S
+        #: what has been said of records that cannot be read
+        self._told: set[str] = set()
 
     def run(
         self,
@@ -38,15 +44,15 @@ class Io:
     ) -> None:
         """Run a procedure, and `then` with its result.
 
-        When the store refuses it for good (a full disk, say), that is logged, and `otherwise` is
-        called instead.
+        When the store refuses it for good (a full disk, say), or has a record that cannot be read
+        or must not be, that is logged, and `otherwise` is called instead.
         """
         if not self.store.inline:
             self.spawn(self._run(procedure, then, otherwise))
             return
         try:
             result = drive(self.store, procedure)
-        except StoreError as error:
+        except (StoreError, RecordError) as error:
             self._refused(error, otherwise)
         else:
             if then is not None:
@@ -80,14 +86,17 @@ class Io:
     ) -> None:
         try:
             result = await drive_async(self.store, procedure)
-        except StoreError as error:
+        except (StoreError, RecordError) as error:
             self._refused(error, otherwise)
         else:
             if then is not None:
                 then(result)
 
-    def complain(self, error: StoreError) -> None:
+    def complain(self, error: StoreError | RecordError) -> None:
         """Log what the store refused to do. The log may lie where there is no room either."""
+        if isinstance(error, RecordError):
+            self._complain_once(error)
+            return
         if isinstance(error, StoreFullError):
             now_s = time.monotonic()
             if now_s - self._complained_s < _REMINDER_S:
@@ -95,7 +104,19 @@ class Io:
             self._complained_s = now_s
         _log.error("the store refused an operation: %s", error)
 
-    def _refused(self, error: StoreError, otherwise: Callable[[], None] | None) -> None:
+    def _complain_once(self, error: RecordError) -> None:
+        """A record that cannot be read is met again and again; the store logs forged ones."""
+        text = str(error)
+        if isinstance(error, TamperedError) or text in self._told:
+            return
+        if len(self._told) >= _REMEMBERED:
+            self._told.clear()
+        self._told.add(text)
+        _log.error("a stored record cannot be read: %s", text)
+
+    def _refused(
+        self, error: StoreError | RecordError, otherwise: Callable[[], None] | None
+    ) -> None:
         self.complain(error)
         if otherwise is not None:
             otherwise()

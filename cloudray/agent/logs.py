@@ -15,8 +15,6 @@ from cloudray.store.procedures import Procedure
 EPHEMERAL_BYTES = 64 << 20
 #: No more than this waits for being stored.
 _PIECE_BYTES = 4 << 20
-#: The retention class of jobs whose batches this agent has seen, unless it knows better.
-_DAYS = 7
 
 
 class Logs:
@@ -28,12 +26,17 @@ class Logs:
         agent: str,
         on_lines: Callable[[bytes, tuple[Line, ...]], None],
         limit_bytes: int | None = None,
+        days_of: Callable[[bytes], int] = lambda _: 7,
     ) -> None:
-        """Keep at most `limit_bytes` of each job's output, the newest; None keeps all."""
+        """Keep at most `limit_bytes` of each job's output, the newest; None keeps all.
+
+        `days_of` tells a job's retention class.
+        """
         self._io = io
         self._agent = agent
         self._on_lines = on_lines
         self._limit_bytes = limit_bytes
+        self._days_of = days_of
         #: of each job, the pieces that are stored: their keys and sizes
         self._stored: dict[bytes, deque[tuple[str, int]]] = {}
         self._pieces: dict[bytes, int] = {}
@@ -66,7 +69,7 @@ class Logs:
         taken = []
         for job, lines in kept.items():
             number = self._pieces[job] = self._pieces.get(job, -1) + 1
-            key = layout.log(_DAYS, job, self._agent, number)
+            key = layout.log(self._days_of(job), job, self._agent, number)
             body = envelope.seal(envelope.Kind.LOG, b"".join(lines))
             taken.append(_put(key, body, self._too_old(job, key, len(body))))
         return taken
@@ -87,7 +90,7 @@ class Logs:
 
     def folder(self, job: bytes) -> str:
         """Where this agent's pieces of a job's output lie."""
-        key = layout.log(_DAYS, job, self._agent, 0).rpartition("/")[0]
+        key = layout.log(self._days_of(job), job, self._agent, 0).rpartition("/")[0]
         return f"{self._io.store.url.partition('?')[0].rstrip('/')}/{key}"
 
 

@@ -15,6 +15,7 @@ from cloudray.protocol.demand import Demand, fits, is_exact, python_of
 from cloudray.protocol.nodes import heartbeats
 from cloudray.protocol.records import Batch, Heartbeat, Shape, unseal
 from cloudray.store.base import Get
+from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName, claim_of
 
 #: An agent that is just starting gets this long to show up.
@@ -59,10 +60,14 @@ class Misfits:
             if any(_runs_all(name.klass, beat) for beat in beats):
                 continue
             key = claim_of(name.stem, 0)
-            body = await self._io.store.perform_async(Get(key))
-            if body is None:
+            try:
+                body = await self._io.store.perform_async(Get(key))
+                if body is None:
+                    continue
+                batch = unseal(Batch, body, key)
+            except RecordError as error:
+                self._io.complain(error)
                 continue
-            batch = unseal(Batch, body, key)
             python = python_of(name.klass)
             able = [beat for beat in beats if _speaks(python, beat)]
             for shape in batch.shapes:

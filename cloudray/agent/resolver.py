@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection
+from datetime import datetime
 
 from cloudray import ids
 from cloudray.agent.cache import AbsentError, Cache
 from cloudray.agent.io import Io
 from cloudray.exceptions import ObjectLostError, ObjectStoreFullError, RaySystemError
 from cloudray.protocol import journal as journals
+from cloudray.protocol.jobs import explain_loss
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Verb, Word
 from cloudray.protocol.results import Results
@@ -33,6 +35,12 @@ _FIRST_LOOK_S = 0.005
 _MAX_JOURNALS = 1000
 #: After so many looks that found nothing new, ask whether the job still exists.
 _LOOKS_BEFORE_DOUBT = 50
+
+
+#: Why a value is lost, where nothing else is known.
+_NOT_THERE = (
+    "it is not in the store: it belongs to another cluster, or its job was deleted or has ended"
+)
 
 
 def _no_longer() -> bool:
@@ -138,7 +146,12 @@ class Resolver:
         looks = 0
         while self._waiting.get(batch) and batch not in self._held:
             journal = self.results.journal(batch)
-            fresh = await self._io.do(journals.catch_up(journal))
+            try:
+                fresh = await self._io.do(journals.catch_up(journal))
+            except RecordError as error:
+                self._io.complain(error)
+                self._give_up(batch, f"its journal cannot be read: {error}")
+                return
             if fresh:
                 delay_s, looks = _FIRST_LOOK_S, 0
                 self.decided(batch, fresh)
@@ -147,7 +160,8 @@ class Resolver:
             job = ids.job_of(batch)
             if job not in self._jobs or looks % _LOOKS_BEFORE_DOUBT == 0:
                 if await self._is_gone(batch):
-                    self._give_up(batch)
+                    lost = await self._why_lost(batch)
+                    self._give_up(batch, lost.reason, lost.date)
                     return
                 self._jobs.add(job)
             await asyncio.sleep(delay_s * (0.75 + self._rng.random() / 2))
@@ -157,14 +171,21 @@ class Resolver:
         """Whether the job was removed: its record first, then everything else."""
         store = self._io.store
         if await store.perform_async(Head(layout.meta(batch))) is not None:
-            return False
+            return await store.perform_async(Head(layout.ending(batch))) is not None
         journal = self.results.journal(batch)
         return await store.perform_async(Get(journals.key(batch, journal.next))) is None
 
-    def _give_up(self, batch: bytes) -> None:
+    async def _why_lost(self, identifier: bytes) -> ObjectLostError:
+        """Why a value is not there: its job may have ended, and that tells when."""
+        try:
+            return await self._io.do(explain_loss(identifier, _NOT_THERE))
+        except (StoreError, RecordError):
+            return _lost(identifier, _NOT_THERE)
+
+    def _give_up(self, batch: bytes, reason: str, date: datetime | None = None) -> None:
         for waiters in self._waiting.pop(batch, {}).values():
             for identifier, then, *_ in waiters:
-                then(Verb.FAILED, error_payload(_lost(identifier)))
+                then(Verb.FAILED, error_payload(_lost(identifier, reason, date)))
 
     def _deliver(
         self,
@@ -193,7 +214,12 @@ class Resolver:
     def _deliver_object(
         self, key: str, identifier: bytes, then: Callback, in_use: InUse, verb: int = Verb.DONE
     ) -> None:
-        path = self._io.store.path(key)
+        try:
+            path = self._io.store.path(key)
+        except ValueError as error:
+            # What a task says its value is may be anything: this leads out of the store.
+            then(Verb.FAILED, error_payload(_lost(identifier, f"it names no object: {error}")))
+            return
         if path is not None:
             then(verb, codec.local(str(path)))
         else:
@@ -205,8 +231,8 @@ class Resolver:
         try:
             payload = await self._cache.payload(key, in_use)
         except AbsentError:
-            verb, payload = Verb.FAILED, error_payload(_lost(identifier))
-        except RecordError as error:
+            verb, payload = Verb.FAILED, error_payload(await self._why_lost(identifier))
+        except (RecordError, ValueError) as error:
             lost = ObjectLostError(identifier.hex(), reason=f"what is stored is no value: {error}")
             verb, payload = Verb.FAILED, error_payload(lost)
         except ObjectStoreFullError as error:
@@ -217,8 +243,5 @@ class Resolver:
         then(verb, payload)
 
 
-def _lost(identifier: bytes) -> ObjectLostError:
-    reason = (
-        "it is not in the store: it belongs to another cluster, or its job was deleted or has ended"
-    )
-    return ObjectLostError(identifier.hex(), reason=reason)
+def _lost(identifier: bytes, reason: str, date: datetime | None = None) -> ObjectLostError:
+    return ObjectLostError(identifier.hex(), date=date, reason=reason)

@@ -10,9 +10,10 @@ import os
 import re
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,7 +22,9 @@ from cloudray.agent.connection import Connection
 from cloudray.agent.functions import Kind, Known
 from cloudray.agent.held import Held
 from cloudray.agent.output import Output, kept_lines
+from cloudray.agent.packages import NOTHING, Furnished
 from cloudray.agent.starters import Starter
+from cloudray.exceptions import RuntimeEnvSetupError
 from cloudray.executor.zygote import Output as Pipes
 from cloudray.executor.zygote import StartRequest, request_start
 from cloudray.protocol import messages as m
@@ -59,6 +62,8 @@ class Worker:
         #: None for one that was started before anything was known of the work to come
         self.kind = kind
         self.token = token
+        #: the code that was made ready for it
+        self.furnished = NOTHING
         #: 0 until it is known
         self.pid = 0
         self.reaped = False
@@ -141,6 +146,15 @@ class Workers:
     can take work, `on_gone` when one has ended.
     """
 
+    #: whether its executors need a folder to work in, because their driver's is not here
+    is_elsewhere: Callable[[Kind], bool] = staticmethod(lambda _: False)
+    #: makes the code of a kind ready for one executor, or raises `RuntimeEnvSetupError`
+    furnish: Callable[[Kind], Awaitable[Furnished]]
+    #: removes what was made ready for one that has ended
+    discard: Callable[[Furnished], Coroutine[Any, Any, None]]
+    #: told that executors of a kind cannot start, and why
+    on_unfit: Callable[[Kind, RuntimeEnvSetupError], None]
+
     def __init__(
         self,
         starter: Starter,
@@ -166,6 +180,10 @@ class Workers:
         self._tickets = 0
         self._empty = asyncio.Event()
         self._stopping = False
+        #: code that is being made ready
+        self._furnishing: set[asyncio.Task[None]] = set()
+        #: ... and removed
+        self._discarding: set[asyncio.Task[None]] = set()
 
     def next_ticket(self) -> int:
         """A number for a call that no other call of this agent has."""
@@ -176,10 +194,44 @@ class Workers:
         """Start an executor, or take one that was started ahead."""
         if self._stopping:
             return
+        if kind.code or self.is_elsewhere(kind):
+            self.starting[kind] = self.starting.get(kind, 0) + 1
+            self._spawn(self._furnish_and_start(kind), self._furnishing)
+        else:
+            self._start(kind, NOTHING)
+
+    async def _furnish_and_start(self, kind: Kind) -> None:
+        try:
+            furnished = await self.furnish(kind)
+        except RuntimeEnvSetupError as error:
+            self.starting[kind] -= 1
+            self.on_unfit(kind, error)
+            return
+        except BaseException:
+            self.starting[kind] -= 1
+            raise
+        self.starting[kind] -= 1
+        if self._stopping:
+            await self.discard(furnished)
+        else:
+            self._start(kind, furnished)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            among.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("an executor's code could not be seen to", exc_info=error)
+
+        task = asyncio.get_running_loop().create_task(work)
+        among.add(task)
+        task.add_done_callback(ended)
+
+    def _start(self, kind: Kind, furnished: Furnished) -> None:
         if self._blank and not kind.env_vars:
             self.starting[kind] = self.starting.get(kind, 0) + 1
             worker = self._blank.pop()
             worker.kind = kind
+            worker.furnished = furnished
             if worker.connection is not None:
                 asyncio.get_running_loop().call_soon(self._set_up, worker)
             return
@@ -192,6 +244,7 @@ class Workers:
             request, output = request_start(self.folder_when_full, environment)
         self.starting[kind] = self.starting.get(kind, 0) + 1
         worker = self._make(kind, request, output)
+        worker.furnished = furnished
         self._starter.start(request, output.write, partial(self._has_pid, worker, request))
 
     def adopt(self, request: StartRequest, output: Pipes) -> Callable[[int], None]:
@@ -240,7 +293,11 @@ class Workers:
             return
         self.starting[worker.kind] -= 1
         worker.ready = True
-        worker.send(self._setup_of(worker.kind))
+        setup = self._setup_of(worker.kind)
+        if worker.furnished is not NOTHING:
+            own = worker.furnished
+            setup = msgspec.structs.replace(setup, working_dir=own.working_dir, path=own.path)
+        worker.send(setup)
         self.rest(worker, asyncio.get_running_loop().time())
         self._on_ready()
 
@@ -298,6 +355,12 @@ class Workers:
         if self.all:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), _DYING_S)
+        for task in self._furnishing:
+            # It may wait for a store that is away.
+            task.cancel()
+        left = self._furnishing | self._discarding
+        if left:
+            await asyncio.wait(left, timeout=_DYING_S)
 
     def _watch(self, worker: Worker, progress_path: Path) -> None:
         loop = asyncio.get_running_loop()
@@ -321,6 +384,8 @@ class Workers:
         if worker.has_broken_link():
             worker.kept.append((worker.running_ticket(), _BROKEN_LINK))
         progress_path.unlink(missing_ok=True)
+        if worker.furnished is not NOTHING:
+            self._spawn(self.discard(worker.furnished), self._discarding)
         self.all.discard(worker)
         self._tokens.pop(worker.token, None)
         if worker in self._blank:

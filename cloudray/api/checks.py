@@ -182,6 +182,18 @@ def labels(name: str, value: dict[Any, Any]) -> dict[str, str]:
     return dict(value)
 
 
+def node_labels(name: str, value: dict[Any, Any]) -> dict[str, str]:
+    """Labels of a machine, whose values are plain words."""
+    for wanted in labels(name, value).values():
+        if wanted and not _LABEL_NAME.fullmatch(wanted):
+            raise ValueError(
+                f"Invalid label value `{wanted}`. Value must be 63 chars or less beginning and "
+                "ending with an alphanumeric character ([a-z0-9A-Z]) with dashes (-), "
+                "underscores (_), dots (.), and alphanumerics between."
+            )
+    return dict(value)
+
+
 def fallbacks(name: str, value: list[Any]) -> tuple[dict[str, str], ...]:
     """The label selectors of a list of fallback strategies."""
     kept = []

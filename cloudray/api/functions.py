@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+import msgspec
+
 from cloudray import context, departed
 from cloudray.api.asked import shown
 from cloudray.api.options import (
@@ -17,6 +19,7 @@ from cloudray.api.options import (
 from cloudray.api.prepare import pickle_function, prepare, refuse_unsupported
 from cloudray.api.signature import Signature
 from cloudray.api.tracebacks import shorten
+from cloudray.code.wishes import Wishes
 from cloudray.protocol.batching import MAX_INLINE_BYTES
 from cloudray.values.arguments import NOTHING, pack_arguments
 from cloudray.values.repeats import Repeats
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
         TypedRemoteFunction,
     )
     from cloudray.protocol.buffer import Prepared
+    from cloudray.protocol.records import Code
     from cloudray.refs import ObjectRef
 
 
@@ -51,7 +55,7 @@ class RemoteFunction:
         self._pickled: bytes | None = None
         self._repeats = Repeats()
         #: what the client that was current at the last call wants for calls
-        self._ready: tuple[context.Client, Prepared] | None = None
+        self._ready: tuple[context.Client, Prepared, int] | None = None
         functools.update_wrapper(self, function)
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -77,8 +81,13 @@ class RemoteFunction:
                 serialized, depends_on = NOTHING, ()
             client = context.current() or context.client()
             ready = self._ready
-            if ready is None or ready[0] is not client:
-                ready = self._ready = (client, client.prepare(self, with_inherited(self._options)))
+            modules = client.modules
+            if (
+                ready is None
+                or ready[0] is not client
+                or (modules is not None and len(modules) != ready[2])
+            ):
+                ready = self._make_ready(client)
             if serialized.size_bytes > MAX_INLINE_BYTES:
                 told = self._repeats.note(args, kwargs, serialized.size_bytes)
                 if told is not None:
@@ -92,6 +101,18 @@ class RemoteFunction:
         except BaseException as error:
             shorten(error)
             raise
+
+    def _make_ready(self, client: context.Client) -> tuple[context.Client, Prepared, int]:
+        modules = client.modules
+        # Counted before they are looked at: what is imported meanwhile is seen at the next call.
+        count = 0 if modules is None else len(modules)
+        prepared: Prepared = client.prepare(self, with_inherited(self._options))
+        last = self._ready
+        if last is not None and last[0] is client and last[1] == prepared:
+            # The very same: calls of one function share what they have in common.
+            prepared = last[1]
+        ready = self._ready = (client, prepared, count)
+        return ready
 
     def options(self, /, *positional: Any, **changes: Any) -> RemoteFunction:
         """The same function with other options, for one call or several.
@@ -113,11 +134,11 @@ class RemoteFunction:
         changed._ready = None  # noqa: SLF001
         return changed
 
-    def prepared(self, options: TaskOptions) -> tuple[Prepared, bytes]:
-        """For clients: the function with options, and its pickle."""
+    def prepared(self, options: TaskOptions, code: Code) -> tuple[Prepared, bytes]:
+        """For clients: the function with options and the code that it needs, and its pickle."""
         if self._pickled is None:
             self._pickled = pickle_function(self._function, self._name)
-        return prepare(self._pickled, self._name, options), self._pickled
+        return prepare(self._pickled, self._name, options, code), self._pickled
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
         """Refuse: a remote function runs elsewhere."""
@@ -131,7 +152,13 @@ class RemoteFunction:
         return ", ".join([f"<remote function {self._name}", *said(self._options)]) + ">"
 
     def __reduce__(self) -> tuple[Callable[..., RemoteFunction], tuple[Any, ...]]:
-        return RemoteFunction, (self._function, self._options)
+        options = self._options
+        client = context.current()
+        if options.wishes and client is not None:
+            # What lies on this machine may not be where it goes.
+            packed = Wishes(packed=client.code_of(options))
+            options = msgspec.structs.replace(options, wishes=packed)
+        return RemoteFunction, (self._function, options)
 
 
 @overload

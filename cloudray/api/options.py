@@ -15,8 +15,9 @@ import msgspec
 
 from cloudray import context
 from cloudray.api import checks
-from cloudray.api.runtime_env import env_vars_of
+from cloudray.api.runtime_env import env_vars_of, wishes_of
 from cloudray.api.wording import did_you_mean, wrong_type
+from cloudray.code.wishes import Wishes
 
 DEFAULT_NUM_CPUS = 1.0
 DEFAULT_MAX_RETRIES = 3
@@ -52,6 +53,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     #: environment variables of the worker process
     env_vars: dict[str, str] = {}
+    #: code that the worker process can import
+    wishes: Wishes = Wishes()
     #: `DEFAULT` or `SPREAD`
     scheduling_strategy: str = "DEFAULT"
     #: the GPU model, e.g. "A100"; empty for any
@@ -79,6 +82,8 @@ class Option(msgspec.Struct, frozen=True):
     field: str = ""
     #: whether `.options()` takes it too
     in_options: bool = True
+    #: another field of `TaskOptions` that the value says something about, and what of it
+    also: tuple[str, Callable[[Any], Any]] | None = None
 
     def keep(self, value: Any) -> Any:
         """What to keep for a value, after checking it."""
@@ -87,6 +92,13 @@ class Option(msgspec.Struct, frozen=True):
         if value is None:
             return self.default
         return value if self.check is None else self.check(self.name, value)
+
+    def keep_also(self, value: Any) -> dict[str, Any]:
+        """What to keep in another field, after `keep`."""
+        if self.also is None:
+            return {}
+        field, take = self.also
+        return {field: take({} if value is None else value)}
 
 
 _NONE = type(None)
@@ -181,9 +193,12 @@ TASK_OPTIONS: Mapping[str, Option] = _table(
         "runtime_env",
         (dict, _NONE),
         {},
-        "What the worker process needs. Supported: `env_vars`.",
+        "What the worker process needs: `env_vars`; `working_dir` (a folder, a .zip file or a "
+        "URL), `py_modules` (packages, modules, wheels, .zip files, URLs) and `excludes` (patterns "
+        "as in .gitignore).",
         lambda _name, value: env_vars_of(value),
         "env_vars",
+        also=("wishes", wishes_of),
     ),
     Option(
         "scheduling_strategy",
@@ -249,6 +264,7 @@ def validate_task_options(options: Mapping[str, Any], in_options: bool) -> None:
                 f"Valid ones are {list(TASK_OPTIONS)}.{did_you_mean(name, TASK_OPTIONS)}"
             )
         option.keep(value)
+        option.keep_also(value)
         if in_options and not option.in_options:
             raise ValueError(f"Setting '{name}' is not supported in '.options()'.")
 
@@ -264,18 +280,23 @@ def merge(base: TaskOptions, changes: Mapping[str, Any]) -> TaskOptions:
         for option, value in ((TASK_OPTIONS[name], value) for name, value in changes.items())
         if option.field
     }
+    for name, value in changes.items():
+        kept |= TASK_OPTIONS[name].keep_also(value)
     return msgspec.structs.replace(base, **kept) if kept else base
 
 
 def with_inherited(options: TaskOptions) -> TaskOptions:
-    """The options with the environment variables of the job, or of the submitting task.
+    """The options with the runtime environment of the job, or of the submitting task.
 
-    Those of the options themselves take precedence.
+    That of the options themselves takes precedence. What code a task has, its executor knows.
     """
     env_vars = context.inherited()
-    if not env_vars:
-        return options
-    return msgspec.structs.replace(options, env_vars={**env_vars, **options.env_vars})
+    if env_vars:
+        options = msgspec.structs.replace(options, env_vars={**env_vars, **options.env_vars})
+    wishes = context.job_wishes()
+    if wishes:
+        options = msgspec.structs.replace(options, wishes=options.wishes.over(wishes))
+    return options
 
 
 def markdown_table() -> str:
@@ -302,6 +323,9 @@ def said(options: TaskOptions) -> list[str]:
         for name in TaskOptions.__struct_fields__
         if (value := getattr(options, name)) != getattr(usual, name)
     }
+    wishes = chosen.pop("wishes", None)
+    if wishes is not None:
+        chosen["runtime_env"] = wishes.as_fields()
     return [f"{name}={_written(value)}" for name, value in chosen.items()]
 
 

@@ -89,6 +89,8 @@ def settings() -> Settings:
         chosen = configuration.current()
     values = msgspec.structs.asdict(chosen)
     times = chosen.timing(usual_timing(chosen.address))
+    # By its id alone, for whoever shows the table may not be alone.
+    values["key"] = None if chosen.key is None else f"id {chosen.key.id}"
     found = dict(sources)
     values |= msgspec.structs.asdict(times)
     joined = session.joined()

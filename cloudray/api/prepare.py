@@ -9,7 +9,7 @@ from cloudray.api.options import TaskOptions
 from cloudray.exceptions import TaskTimeoutError
 from cloudray.protocol.buffer import Prepared
 from cloudray.protocol.demand import class_of, to_units
-from cloudray.protocol.records import Shape
+from cloudray.protocol.records import Code, Shape
 from cloudray.values.inspect import refusal
 from cloudray.values.pickling import pickle_whole
 
@@ -17,6 +17,7 @@ from cloudray.values.pickling import pickle_whole
 WARN_BYTES = 10 << 20
 MAX_BYTES = 100 << 20
 _PRIORITY = 5
+_NO_CODE = Code()
 
 
 def pickle_function(function: Callable[..., Any], name: str) -> bytes:
@@ -44,7 +45,7 @@ def pickle_function(function: Callable[..., Any], name: str) -> bytes:
             f"The remote function {name} is very large ({size_mib:.0f} MiB). Check that its "
             "definition is not implicitly capturing a large array or other object in scope. "
             "Tip: use cloudray.put() to put large objects in the object store.",
-            stacklevel=5,  # who calls `.remote()`
+            stacklevel=6,  # who calls `.remote()`
         )
     return pickled
 
@@ -60,8 +61,8 @@ def refuse_unsupported(options: TaskOptions) -> None:
         raise ValueError(msg)
 
 
-def prepare(pickled: bytes, name: str, options: TaskOptions) -> Prepared:
-    """What all calls of a function with these options share."""
+def prepare(pickled: bytes, name: str, options: TaskOptions, code: Code = _NO_CODE) -> Prepared:
+    """What all calls of a function with these options share; `code` is what they ask for."""
     import hashlib
 
     demand = {
@@ -98,6 +99,7 @@ def prepare(pickled: bytes, name: str, options: TaskOptions) -> Prepared:
         function_name=name,
         timeout_s=options.timeout_s or 0.0,
         retry_timeouts=retry_timeouts and options.timeout_s is not None,
+        code=code,
     )
     once = options.max_retries == 0
     return Prepared(shape, class_of(demand), _PRIORITY, once, tuple(sorted(demand.items())))

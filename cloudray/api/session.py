@@ -127,6 +127,10 @@ def init(
     object_store_memory: float | str | None = None,
     object_spilling_directory: str | os.PathLike[str] | None = None,
     namespace: str | None = None,
+    job: str | None = None,
+    retention_days: float | None = None,
+    key: str | None = None,
+    key_file: str | os.PathLike[str] | None = None,
     ignore_reinit_error: bool = False,
     log_to_driver: bool | None = None,
     logging_level: int | str | None = None,
@@ -140,9 +144,12 @@ def init(
 
     `address` is a URL that agents serve (`file:///shared/folder`), or the name of a cluster in
     the user's file; `"local"` always starts one. `num_cpus`, `num_gpus`, `memory` and `resources`
-    say what an embedded cluster offers; by default all CPUs and 80 % of the memory. Sizes are
-    numbers of bytes or texts such as `"2 GB"`. `runtime_env` may have `env_vars`, which all tasks
-    of this driver get.
+    say what an embedded cluster offers; by default all CPUs and 80 % of the memory. `job` is what
+    this driver's job is called, by which `cloudray.get_job` finds it; it ends `retention_days`
+    (1, 7 or 30) from now, and all it stored goes. Sizes are numbers of bytes or texts such as
+    `"2 GB"`. `key`, or a `key_file` with it, is the key of a cluster whose records are signed.
+    `runtime_env` says what all tasks of this driver get: `env_vars`, and code that travels with
+    them (`working_dir`, `py_modules`, `excludes`).
 
     What is not given, or None, comes from the environment (`CLOUDRAY_NUM_CPUS=4`), else from
     `~/.config/cloudray.toml`, else it is a default: `docs/settings.md` lists all settings, and
@@ -163,6 +170,10 @@ def init(
         arguments: dict[str, Any] = {
             "address": address,
             "namespace": namespace,
+            "job": job,
+            "retention_days": retention_days,
+            "key": key,
+            "key_file": key_file,
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
             "memory": memory,
@@ -193,6 +204,7 @@ def init(
 def _join(resolved: Resolved) -> None:
     global _session  # noqa: PLW0603 - the one session of a process
     # Joining needs more than a program that only imports this package should load.
+    from cloudray.code.wishes import Wishes
     from cloudray.driver.embedded import Offer
     from cloudray.driver.session import Session
     from cloudray.exceptions import RaySystemError
@@ -203,6 +215,7 @@ def _join(resolved: Resolved) -> None:
     logging.getLogger("cloudray").setLevel(chosen.logging_level)
     configuration.use(chosen, resolved.sources)
     context.inherit(chosen.env_vars)
+    context.wish(Wishes(chosen.working_dir, chosen.py_modules, chosen.excludes))
     with Shield():
         try:
             _session = Session(
@@ -247,6 +260,7 @@ def joined() -> Session | None:
 def _forget() -> None:
     """Nothing that `init` said holds any more."""
     context.inherit({})
+    context.wish(None)
     configuration.use(None)
 
 
@@ -420,7 +434,9 @@ class RuntimeContext:
     def runtime_env(self) -> dict[str, Any]:
         """The runtime environment of the running task, or of the driver's job."""
         env_vars = context.inherited()
-        return {"env_vars": dict(env_vars)} if env_vars else {}
+        wishes = context.job_wishes()
+        fields = self._facts.get("runtime_env", {}) if wishes is None else wishes.as_fields()
+        return {**({"env_vars": dict(env_vars)} if env_vars else {}), **fields}
 
     def is_canceled(self) -> bool:
         """Whether somebody cancelled the running task."""

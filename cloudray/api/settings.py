@@ -17,7 +17,9 @@ import msgspec
 from cloudray.api import checks
 from cloudray.api.runtime_env import env_vars_of
 from cloudray.api.wording import wrong_type
-from cloudray.configuration import Configuration
+from cloudray.code.wishes import excludes_of, py_modules_of, working_dir_of
+from cloudray.configuration import RETENTIONS, Configuration
+from cloudray.keyring import ClusterKey
 from cloudray.sizes import parse_size
 
 _NONE = type(None)
@@ -25,6 +27,7 @@ _YES = ("1", "true", "yes", "on")
 _NO = ("0", "false", "no", "off")
 _TRACEBACKS = ("short", "full")
 _LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
+_LONGEST_NAME = 200
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -84,6 +87,7 @@ TEXT = Kind((str,), "a text", str)
 PATH = Kind((str, os.PathLike), "a text", str)
 NUMBER = Kind((float, int), "a number", _read_number)
 SIZE = Kind((float, int, str), 'a number of bytes or a text such as "2 GB"', str)
+SECRET = Kind((str,), "a key, as `cloudray key new` makes it", str)
 LEVEL = Kind((int, str), 'a level such as "WARNING"', str)
 AMOUNTS = Kind((Mapping,), "a table of names and numbers", _read_amounts)
 VARIABLES = Kind((Mapping,), "a table of names and texts", _read_amounts)
@@ -192,11 +196,51 @@ def traceback(name: str, value: str) -> str:
     return value
 
 
+def cluster_key(name: str, value: str) -> ClusterKey:
+    """A key; neither its text nor a part of it is in any message."""
+    return ClusterKey(value, name)
+
+
 def namespace(name: str, value: str) -> str:
     """A label that is not empty, as Ray demands."""
     if not value:
         raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
     return checks.text(name, value)
+
+
+def job_name(name: str, value: str) -> str:
+    """What a job is called: something that can be shown in a line, and is no id."""
+    if not value.strip() or not value.isprintable() or len(value) > _LONGEST_NAME:
+        raise ValueError(
+            f"{name}={value!r:.80} is no name for a job: it has 1 to {_LONGEST_NAME} characters "
+            "that can be shown"
+        )
+    return value
+
+
+def retention(name: str, value: float) -> int:
+    """One of the retention classes."""
+    if value not in RETENTIONS:
+        raise ValueError(
+            f"{name}={value!r} is not allowed: a job stays for "
+            f"{', '.join(map(str, RETENTIONS[:-1]))} or {RETENTIONS[-1]} days"
+        )
+    return int(value)
+
+
+def _read_list(text: str) -> Any:
+    import json  # as above
+
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if isinstance(found, list):
+        return found
+    raise ValueError('it must be JSON such as ["data/", "*.csv"]')
+
+
+LIST = Kind((list, tuple), "a list of texts", _read_list)
 
 
 def _variables(_name: str, value: Mapping[str, Any]) -> dict[str, str]:
@@ -240,7 +284,34 @@ SETTINGS: Mapping[str, Setting] = _table(
         'it, or with `"local"`, a cluster starts on this machine that ends with the process.',
         checks.text,
     ),
+    _setting(
+        "key",
+        SECRET,
+        "The key of the cluster, which signs all that is stored there; a new cluster gets it. "
+        "Not in the file: see `key_file`. A cluster without a key trusts whoever may write to its "
+        "storage.",
+        cluster_key,
+    ),
+    _setting(
+        "key_file",
+        PATH,
+        "A file that holds the key, and that nobody else may read. In the file of settings also "
+        "under `[clusters.NAME]`.",
+        folder,
+    ),
     _setting("namespace", TEXT, "A label of the job.", namespace),
+    _setting(
+        "job",
+        TEXT,
+        "What the job is called in `cloudray jobs list`, and how `cloudray.get_job` finds it.",
+        job_name,
+    ),
+    _setting(
+        "retention_days",
+        NUMBER,
+        "How many days after its start a job ends, and all it stored goes: 1, 7 or 30.",
+        retention,
+    ),
     _setting(
         "num_cpus",
         NUMBER,
@@ -337,6 +408,47 @@ SETTINGS: Mapping[str, Setting] = _table(
         argument="runtime_env",
         check_argument=lambda _name, value: env_vars_of(value),
         section="runtime_env",
+    ),
+    _setting(
+        "working_dir",
+        PATH,
+        "A folder, .zip file or URL that becomes the working directory of all tasks of the driver, "
+        'on whichever machine. Given by `runtime_env={"working_dir": …}`.',
+        lambda _name, value: working_dir_of(value),
+        argument="",
+        section="runtime_env",
+    ),
+    _setting(
+        "py_modules",
+        LIST,
+        "Packages, modules, wheels, .zip files and URLs that all of them can import. Given by "
+        '`runtime_env={"py_modules": …}`.',
+        lambda _name, value: py_modules_of(value),
+        argument="",
+        section="runtime_env",
+    ),
+    _setting(
+        "excludes",
+        LIST,
+        "Patterns, as in `.gitignore`, of files that do not go along. Given by "
+        '`runtime_env={"excludes": …}`.',
+        lambda _name, value: excludes_of(value),
+        argument="",
+        section="runtime_env",
+    ),
+    _setting(
+        "send_code",
+        FLAG,
+        "Whether local code that the driver has imported, and what lies beside its script, goes "
+        "along to a cluster that is not embedded, where no `working_dir` is given.",
+        argument="",
+    ),
+    _setting(
+        "max_code_size",
+        SIZE,
+        "How much a folder or package may have, compressed, to go along.",
+        some_bytes,
+        argument="",
     ),
     *(
         _setting(name, NUMBER, doc, seconds, argument="", section="timing", applies=NEW_CLUSTER)

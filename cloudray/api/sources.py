@@ -8,11 +8,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from cloudray import keyring
 from cloudray.api import userfile
-from cloudray.api.settings import BY_ARGUMENT, BY_VARIABLE, EMBEDDED, SETTINGS, Setting
+from cloudray.api.runtime_env import wishes_of
+from cloudray.api.settings import BY_ARGUMENT, BY_VARIABLE, EMBEDDED, SECRET, SETTINGS, Setting
 from cloudray.api.userfile import UserFile
 from cloudray.api.wording import did_you_mean, nearest
 from cloudray.configuration import Configuration
+from cloudray.keyring import ClusterKey
 from cloudray.timing import EMBEDDED as EMBEDDED_TIMING
 from cloudray.timing import Timing, timing_for
 
@@ -73,8 +76,10 @@ def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Resolve
         if not _says_nothing(name, value)
     }
     usual = {name: Chosen(setting.default, "default") for name, setting in SETTINGS.items()}
+    given |= _code_asked_for(arguments.get("runtime_env"))
     chosen = usual | filed | exported | given
     chosen["address"] = _address(chosen["address"], file)
+    chosen |= _key(chosen, file)
     if "env_vars" in filed and "env_vars" in given:
         chosen["env_vars"] = _both(filed["env_vars"], given["env_vars"])
     _refuse_offer_of_others(chosen)
@@ -123,6 +128,18 @@ def _from_arguments(arguments: Mapping[str, Any]) -> dict[str, Chosen]:
     }
 
 
+def _code_asked_for(runtime_env: Mapping[str, Any] | None) -> dict[str, Chosen]:
+    """The fields of a runtime environment that are settings of their own."""
+    if not runtime_env:
+        return {}
+    wishes = wishes_of(runtime_env)
+    return {
+        name: Chosen(value, "argument", "runtime_env")
+        for name in ("working_dir", "py_modules", "excludes")
+        if (value := getattr(wishes, name)) is not None
+    }
+
+
 def _says_nothing(name: str, value: object) -> bool:
     """Whether this stands for the address that there is anyway."""
     return name == "address" and value in ("", _ANY)
@@ -144,8 +161,9 @@ def _read(variable: str, setting: Setting, text: str) -> Any:
         value = setting.kind.read(text)
         return value if setting.check is None else setting.check(setting.name, value)
     except (TypeError, ValueError) as error:
+        shown = "…" if setting.kind is SECRET else text
         raise ValueError(
-            f"The environment variable {variable}={text} is not allowed: {error}"
+            f"The environment variable {variable}={shown} is not allowed: {error}"
         ) from None
 
 
@@ -185,6 +203,41 @@ def _address(address: Chosen, file: UserFile) -> Chosen:
         f"{known}.{did_you_mean(name, file.clusters)} An address is a URL such as "
         "s3://bucket/prefix or file:///folder, or the name of such a section."
     )
+
+
+#: Who says it: the first counts.
+_ORIGINS = ("argument", "environment", "file")
+
+
+def _key(chosen: Mapping[str, Chosen], file: UserFile) -> dict[str, Chosen]:
+    """The key of the cluster, read from its file if need be.
+
+    Raises ValueError for a file that is none, and for a key of a cluster that makes its own.
+    """
+    key, key_file = chosen["key"], chosen["key_file"]
+    address = chosen["address"].value
+    if address is None:
+        given = [name for name in ("key", "key_file") if chosen[name].origin == "argument"]
+        if given:
+            raise ValueError(
+                f"{given[0]} is for clusters that have an address: one that ends with this process "
+                "makes a key of its own."
+            )
+        return {"key": Chosen(None, "default"), "key_file": Chosen(None, "default")}
+    named = next((name for name, url in file.clusters.items() if url == address), None)
+    said = key_file.origin in ("argument", "environment")
+    if named is not None and named in file.key_files and not said:
+        place = f"[{userfile.CLUSTERS}.{named}] of {file.path}"
+        key_file = Chosen(file.key_files[named], "file", place)
+    for origin in _ORIGINS:
+        if key.origin == origin:
+            found = ClusterKey(key.value.text, key.source)
+            nothing = Chosen(None, "default")
+            return {"key": Chosen(found, key.origin, key.place), "key_file": nothing}
+        if key_file.origin == origin:
+            found = keyring.read_file(key_file.value, key_file.source)
+            return {"key": Chosen(found, origin, key_file.place), "key_file": key_file}
+    return {}
 
 
 def _both(filed: Chosen, given: Chosen) -> Chosen:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from cloudray.api.settings import SETTINGS, Setting
+from cloudray.api.settings import SECRET, SETTINGS, Setting, folder
 from cloudray.api.wording import did_you_mean
 
 #: Names another file; `/dev/null` stands for none.
@@ -31,6 +31,8 @@ class UserFile(msgspec.Struct, frozen=True):
     values: Mapping[str, Any] = {}
     #: name of a cluster -> its URL
     clusters: Mapping[str, str] = {}
+    #: name of a cluster -> the file of its key
+    key_files: Mapping[str, str] = {}
 
 
 def path_of(environ: Mapping[str, str]) -> Path | None:
@@ -93,7 +95,7 @@ def _parse(path: Path, text: bytes) -> UserFile:
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path} is not valid TOML: line {line} is not UTF-8") from None
-    clusters = _clusters(path, found.pop(CLUSTERS, {}))
+    clusters, key_files = _clusters(path, found.pop(CLUSTERS, {}))
     values: dict[str, Any] = {}
     for key, value in found.items():
         if key in _SECTIONS:
@@ -101,13 +103,18 @@ def _parse(path: Path, text: bytes) -> UserFile:
             values |= {name: _keep(path, key, name, each) for name, each in entries}
         else:
             values[key] = _keep(path, "", key, value)
-    return UserFile(path, values, clusters)
+    return UserFile(path, values, clusters, key_files)
 
 
 def _keep(path: Path, section: str, key: str, value: Any) -> Any:
     setting = SETTINGS.get(key)
     if setting is None or setting.section != section:
         raise _unknown(path, section, key, setting)
+    if setting.kind is SECRET:
+        raise ValueError(
+            f"{path}: {setting.key} does not belong here, where it is soon copied along: put it "
+            'into a file of its own and write key_file = "that file"'
+        )
     if not setting.kind.fits(value):
         raise ValueError(
             f"{path}: {setting.key} must be {setting.kind.wants}, not the {_describe(value)}"
@@ -133,14 +140,20 @@ def _unknown(path: Path, section: str, key: str, setting: Setting | None) -> Val
     return ValueError(f"{place}: there is no setting {key!r}.{question}")
 
 
-def _clusters(path: Path, found: object) -> dict[str, str]:
+#: What a named cluster may have.
+_OF_CLUSTERS = ("address", "key_file")
+
+
+def _clusters(path: Path, found: object) -> tuple[dict[str, str], dict[str, str]]:
+    """The addresses of the named clusters, and the files of their keys."""
     clusters: dict[str, str] = {}
+    key_files: dict[str, str] = {}
     for name, found_there in _table(path, f"[{CLUSTERS}]", found).items():
         place = f"[{CLUSTERS}.{name}]"
         entry = _table(path, place, found_there)
         for key in entry:
-            if key != "address":
-                question = did_you_mean(key, ["address"])
+            if key not in _OF_CLUSTERS:
+                question = did_you_mean(key, _OF_CLUSTERS)
                 raise ValueError(f"{place} of {path}: there is no setting {key!r}.{question}")
         address = entry.get("address")
         if not isinstance(address, str) or "://" not in address:
@@ -149,7 +162,12 @@ def _clusters(path: Path, found: object) -> dict[str, str]:
                 + (f", not the {_describe(address)}" if "address" in entry else "")
             )
         clusters[name] = address
-    return clusters
+        if "key_file" in entry:
+            key_file = entry["key_file"]
+            if not isinstance(key_file, str) or not key_file:
+                raise ValueError(f"{path}: {place}: key_file must be the path of a file")
+            key_files[name] = folder("key_file", key_file)
+    return clusters, key_files
 
 
 def _table(path: Path, place: str, value: object) -> dict[str, Any]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import msgspec
 
 from cloudray import ids
+from cloudray.bells.choice import bell_of
 from cloudray.context import Anchor
 from cloudray.driver import far as away
 from cloudray.driver.describing import Counts, count, describe
@@ -23,6 +25,7 @@ from cloudray.driver.following import Following, first_found, outcome_of
 from cloudray.driver.freeing import Freeing
 from cloudray.driver.lifetimes import Lifetimes
 from cloudray.driver.looking import Found
+from cloudray.driver.luggage import MAX_CODE_BYTES, Luggage
 from cloudray.driver.misfits import Misfits
 from cloudray.driver.peers import Peer, Peers
 from cloudray.driver.pending import Pending
@@ -43,7 +46,7 @@ from cloudray.protocol.batching import DurationBook, batch_limit
 from cloudray.protocol.buffer import Linger, Prepared, SubmitBuffer
 from cloudray.protocol.demand import UNIT
 from cloudray.protocol.nodes import heartbeats, list_nodes
-from cloudray.protocol.records import Batch, Cluster, Heartbeat, Job, Verb, Word
+from cloudray.protocol.records import Batch, Cluster, Code, Heartbeat, Job, Verb, Word
 from cloudray.refs import ObjectRef
 from cloudray.store import Ledger, Put, Store, StoreError, StoreFullError, drive, envelope, layout
 from cloudray.store.bodies import join, size_of
@@ -86,6 +89,8 @@ class DriverClient:
         days: int,
         log_to_driver: bool,
         on_agent_lost: Callable[[str, str], None] | None = None,
+        send_code: bool = False,
+        max_code_bytes: int = MAX_CODE_BYTES,
     ) -> None:
         self.store = store
         self.ledger = ledger
@@ -98,11 +103,15 @@ class DriverClient:
         self._following = Following(store, job.id, self._book, self._lifetimes)
         self._find = self._following.find
         self._slots, self._agents = 1, 1
-        self._prefix = ids.batch_prefix(days, job.id, ids.new_id())
+        self._prefix = ids.batch_prefix(days, job.id, job.submitter or ids.new_id())
         self._buffer = SubmitBuffer(
             self._prefix, self._store_batch, self._limit_of, self._book.mean_us
         )
         self._digests: set[str] = set()
+        self._luggage = Luggage(
+            self._upload, automatic=send_code, limit_bytes=max_code_bytes, cluster=store.url
+        )
+        self.modules: Mapping[str, Any] | None = sys.modules if send_code else None
         self._last_anchor: tuple[bytes, Anchor] | None = None
         #: with each future its ref, which keeps the batch from being forgotten
         self._futures: dict[bytes, list[tuple[ObjectRef[Any], Future[Any]]]] = {}
@@ -112,7 +121,7 @@ class DriverClient:
         self._progress = Progress(self._following.results.journals, open_display)
         self._pending = Pending(store, self._following)
         self._on_agent_lost = on_agent_lost
-        self._peers = Peers(job.id, want_logs=log_to_driver, on_lost=self._lost)
+        self._peers = Peers(job.id, want_logs=log_to_driver, on_lost=self._lost, days=days)
         #: messages that have come and are not handled yet
         self._heard: deque[tuple[Peer, m.Message] | away.Message] = deque()
         self._answers: dict[int, bytes] = {}
@@ -127,7 +136,10 @@ class DriverClient:
             store, self._following, self._lifetimes, self._lock, settings.lease_s, self._listen
         )
         #: None where the store answers at once
-        self._far = None if store.inline else Far(store, settings.commit_s, self._hear, self._rang)
+        self._far: Far | None = None
+        if not store.inline:
+            bell = bell_of(store, settings, time.monotonic)
+            self._far = Far(store, settings.commit_s, self._hear, self._rang, bell)
         self._pump = Pump(self._turn, self._tick, self._peers.wake)
 
     # -- joining and leaving -----------------------------------------------------------------
@@ -214,7 +226,9 @@ class DriverClient:
     def prepare(self, function: Any, options: Any) -> Prepared:
         """Upload a function, unless this job has it."""
         prepared: Prepared
-        prepared, pickled = function.prepared(options)
+        # Batches that name it wait for it.
+        code = self._luggage.code_of(options.wishes)
+        prepared, pickled = function.prepared(options, code)
         digest = prepared.shape.function
         with self._lock:
             if digest not in self._digests:
@@ -227,6 +241,22 @@ class DriverClient:
                         self.store.perform(put)
                 self._digests.add(digest)
         return prepared
+
+    def code_of(self, options: Any) -> Code:
+        """The code that goes along with calls that have these options; it is stored by then."""
+        code = self._luggage.code_of(options.wishes)
+        if self._far is not None:
+            self._far.uploads.wait(package.digest for package in code.packages)
+        return code
+
+    def _upload(self, digest: str, archive: bytes) -> None:
+        body = envelope.seal(envelope.Kind.BLOB, archive)
+        put = Put(layout.blob(self._prefix, digest), body)
+        if self._far is not None:
+            self._far.uploads.put(digest, put)
+        else:
+            with _full_for_users("the code that goes along"):
+                self.store.perform(put)
 
     def submit(
         self,
@@ -328,8 +358,7 @@ class DriverClient:
         return future
 
     def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None:
-        """Say CANCELLED; children of a cancelled attempt are orphans, so they go with it."""
-        del recursive
+        """Say CANCELLED; children of a cancelled attempt are orphans, unless it says otherwise."""
         with self._lock:
             self._flush_what_fits()
             is_ours = ids.job_of(ref.id) == self.job.id
@@ -337,7 +366,7 @@ class DriverClient:
                 # Nothing is said in a journal that nobody reads.
                 reason = "this cluster has no such job: it belongs to another cluster"
                 raise ObjectLostError(ref.id.hex(), reason=reason)
-            batch = self._following.cancel(ref.id, force=force)
+            batch = self._following.cancel(ref.id, force=force, recursive=recursive)
             self._settle_futures()
         self._peers.send(m.Look((batch,)))
 
@@ -373,6 +402,10 @@ class DriverClient:
             self._last_anchor = None
             self._following.drop_unused()
             return count(self._following)
+
+    def is_finished(self, batch: bytes) -> bool:
+        """Whether a batch is known to be complete, though it may still be queued."""
+        return batch in self._following.finished
 
     def nodes(self) -> list[dict[str, Any]]:
         """Read the agents' heartbeats."""

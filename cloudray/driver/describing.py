@@ -7,7 +7,6 @@ import msgspec
 from cloudray import ids
 from cloudray.driver.following import Following
 from cloudray.exceptions import RayTaskError
-from cloudray.protocol.demand import UNIT, from_units
 from cloudray.protocol.records import Verb, Word
 from cloudray.protocol.results import Results
 from cloudray.sizes import show_size
@@ -92,20 +91,3 @@ def _error_name(word: Word) -> str:
         return ""
     cause = error.cause if isinstance(error, RayTaskError) else None
     return f": {type(error if cause is None else cause).__name__}"
-
-
-def amount(name: str, units: int) -> str:
-    """A quantity of a resource in words.
-
-    >>> amount("CPU", 20_000), amount("memory", 5_000_000_000 * 10_000), amount("tea", 5_000)
-    ('2 CPUs', '5.0 GB memory', '0.5 tea')
-    """
-    if name == "memory":
-        return f"{show_size(units / UNIT)} memory"
-    plural = "s" if name in {"CPU", "GPU"} and units != UNIT else ""
-    return f"{quantity(name, units)} {name}{plural}"
-
-
-def quantity(name: str, units: int) -> str:
-    """A quantity of a resource, without its name unless it is memory."""
-    return show_size(units / UNIT) if name == "memory" else f"{from_units(units):g}"

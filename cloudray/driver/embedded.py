@@ -14,8 +14,9 @@ import msgspec
 from cloudray import configuration, platform
 from cloudray.agent.spec import AgentSpec
 from cloudray.driver.storage import Storage
+from cloudray.keyring import new_key, pipe_of, without
 from cloudray.protocol.joining import join
-from cloudray.store import Reliable, drive, open_store
+from cloudray.store import Reliable, drive, open_cluster
 from cloudray.timing import EMBEDDED
 
 #: How long an agent gets to clean up after itself.
@@ -47,6 +48,8 @@ class EmbeddedCluster:
 
     def __init__(self, offer: Offer) -> None:
         self._offer = offer
+        #: signs what lies there; nowhere but in the memory of driver and agent
+        self.key = new_key("this process")
         #: its folders
         self.storage = Storage(offer.object_store_memory, offer.spill_directory)
         self.folder = self.storage.folder
@@ -58,7 +61,8 @@ class EmbeddedCluster:
         try:
             # The agent is on its way before anything else is done or even loaded.
             times = configuration.current().timing(EMBEDDED)
-            drive(Reliable(open_store(self.address)), join(self.address, times, ephemeral=True))
+            store = Reliable(open_cluster(self.address, key=self.key, private=True))
+            drive(store, join(self.address, times, ephemeral=True, key=self.key))
             self.socket_path = self._start()
         except BaseException:
             self.close()
@@ -82,6 +86,15 @@ class EmbeddedCluster:
     def _start_agent(
         self, listen_fd: int, lifeline_fd: int, log: IO[bytes]
     ) -> subprocess.Popen[bytes]:
+        key_fd = pipe_of(self.key)
+        try:
+            return self._popen(listen_fd, lifeline_fd, key_fd, log)
+        finally:
+            os.close(key_fd)
+
+    def _popen(
+        self, listen_fd: int, lifeline_fd: int, key_fd: int, log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
         offer = self._offer
         spec = msgspec.json.encode(
             AgentSpec(
@@ -94,6 +107,7 @@ class EmbeddedCluster:
                 preload=offer.preload,
                 listen_fd=listen_fd,
                 lifeline_fd=lifeline_fd,
+                key_fd=key_fd,
                 folders=self.storage.folders,
             )
         )
@@ -103,9 +117,10 @@ class EmbeddedCluster:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=(listen_fd, lifeline_fd, *self.storage.locks),
+            pass_fds=(listen_fd, lifeline_fd, key_fd, *self.storage.locks),
             start_new_session=True,
-            env=os.environ
+            # Tasks inherit it, and the key of another cluster is not theirs.
+            env=without(os.environ)
             | {
                 "PYTHONPATH": _python_path(),
                 "CLOUDRAY_TRACEBACK": configuration.current().traceback,

@@ -12,11 +12,14 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from cloudray.bells.base import Doorbell, Silent
 from cloudray.driver.background import Background
 from cloudray.driver.looking import Found, Looking, Open
+from cloudray.driver.ringing import Ringing
 from cloudray.driver.uploads import Uploads
-from cloudray.protocol.nodes import heartbeats
+from cloudray.protocol.nodes import list_agents, read_heartbeats
 from cloudray.protocol.records import Batch, Heartbeat
+from cloudray.store import layout
 from cloudray.store.base import Store, StoreError
 from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName
@@ -63,14 +66,23 @@ class Far:
         longest_look_s: float,
         tell: Callable[[Message], None],
         on_stored: Callable[[QueueName, Batch], Awaitable[None]],
+        bell: Doorbell | None = None,
     ) -> None:
-        """Both are called in the background's thread, and must not take the driver's lock."""
+        """`tell` and `on_stored` are called in the background's thread, without the driver's lock.
+
+        `bell` rings for each batch; None where nobody need be rung.
+        """
         self._store = store
         self._tell = tell
         self._longest_look_s = longest_look_s
         self._background = Background()
+        self._ringing = Ringing(bell or Silent(), on_stored)
         self.uploads = Uploads(
-            store, self._background, on_stored, lambda unit, error: tell(Unstored(unit, error))
+            store,
+            self._background,
+            self._ringing.stored,
+            lambda unit, error: tell(Unstored(unit, error)),
+            self._ringing,
         )
         self._looking = Looking(store, self._background, tell, lambda news: tell(Looked(news)))
         self._delay_s = FIRST_LOOK_S
@@ -78,6 +90,8 @@ class Far:
         self._agents_s = 0.0
         self._agents_delay_s = AGENTS_S
         self._watching = False
+        #: the agents that were there at the last look, by the keys of their heartbeats
+        self._beats: dict[str, Heartbeat] = {}
 
     def due_s(self, now_s: float) -> float:
         """In how many seconds the next look is due; a long time while one is under way."""
@@ -111,6 +125,7 @@ class Far:
 
     def close(self) -> None:
         """End; what is not stored yet never will be."""
+        self._ringing.end(self._background)
         self._background.close()
 
     def forget(self) -> None:
@@ -119,9 +134,19 @@ class Far:
 
     async def _watch(self) -> None:
         try:
-            self._tell(Seen(await drive_async(self._store, heartbeats())))
+            self._tell(Seen(await self._read_agents()))
         except (StoreError, RecordError) as error:
             # It is asked again; and whoever waits for values meets what does not pass.
             _log.debug("the agents cannot be looked at: %s", error)
         finally:
             self._watching = False
+
+    async def _read_agents(self) -> list[Heartbeat]:
+        """The agents there are. What an agent offers stays as it is, so each is read once."""
+        keys = [entry.key for entry in await drive_async(self._store, list_agents())]
+        fresh = tuple(key for key in keys if key not in self._beats)
+        if fresh:
+            beats = await drive_async(self._store, read_heartbeats(fresh))
+            self._beats |= {layout.agent(beat.agent): beat for beat in beats}
+        self._beats = {key: self._beats[key] for key in keys if key in self._beats}
+        return list(self._beats.values())

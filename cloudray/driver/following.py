@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 
 from cloudray import ids
@@ -11,14 +12,16 @@ from cloudray.context import Anchor, Anchors
 from cloudray.driver.lifetimes import Lifetimes
 from cloudray.driver.looking import Open
 from cloudray.exceptions import ObjectLostError
+from cloudray.protocol import claims
 from cloudray.protocol import journal as journals
 from cloudray.protocol.batching import DurationBook
+from cloudray.protocol.jobs import explain_loss
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Batch, Entry, Verb, Word
 from cloudray.protocol.results import Results
 from cloudray.protocol.sharing import at
 from cloudray.store import Store, drive, layout
-from cloudray.store.envelope import HEADER_BYTES
+from cloudray.store.envelope import HEADER_BYTES, RecordError
 from cloudray.store.layout import QueueName
 from cloudray.store.parts import read_in_parts
 from cloudray.values import codec
@@ -54,6 +57,8 @@ class Following:
         self._looks = 0
         #: something is waited for that has not been looked at yet
         self.restless = False
+        #: batches that are known to be complete, where dropping a ref deletes nothing
+        self.finished: set[bytes] = set()
         #: under which names our batches are queued
         self.names: dict[bytes, QueueName] = {}
         #: by batch and index, when (monotonic) it was first seen that a task runs
@@ -106,9 +111,9 @@ class Following:
             if ids.job_of(batch) != self._job:
                 self._strange.add(batch)
 
-    def lose(self, batch: bytes, reason: str) -> None:
+    def lose(self, batch: bytes, reason: str, date: datetime | None = None) -> None:
         """The values of a batch are gone, as whoever asks for them is told."""
-        payload = codec.dumps(ObjectLostError(batch.hex(), reason=reason)).to_bytes()
+        payload = codec.dumps(ObjectLostError(batch.hex(), date=date, reason=reason)).to_bytes()
         self._lost[batch] = Word(0, Verb.FAILED, (payload,))
 
     def drop_unused(self) -> None:
@@ -155,16 +160,19 @@ class Following:
         journal = self.results.journals.get(batch)
         if journal is None or journal.next >= following:
             return False
-        if entry is not None and journal.next == following - 1:
-            journal.apply(entry)
-        else:
-            drive(self._store, journals.catch_up(journal, following))
+        try:
+            if entry is not None and journal.next == following - 1:
+                journal.apply(entry)
+            else:
+                drive(self._store, journals.catch_up(journal, following))
+        except RecordError as error:
+            self._unreadable(batch, error)
         self._grown(journal)
         return True
 
-    def cancel(self, identifier: bytes, *, force: bool) -> bytes:
+    def cancel(self, identifier: bytes, *, force: bool, recursive: bool = True) -> bytes:
         """Say CANCELLED of a task; returns the batch in whose journal that was said."""
-        drive(self._store, self.results.cancel(identifier, force=force))
+        drive(self._store, self.results.cancel(identifier, force=force, recursive=recursive))
         batch, _ = self.results.waiting_on(identifier)
         self._grown(self.results.journal(batch))
         return batch
@@ -192,18 +200,48 @@ class Following:
         for batch in list(self._open)[:_LOOK_BATCHES]:
             journal = self._open.pop(batch)
             self._open[batch] = journal
-            if drive(self._store, journals.catch_up(journal)):
+            try:
+                if drive(self._store, journals.catch_up(journal)):
+                    news = True
+                    self._grown(journal)
+            except RecordError as error:
+                self._unreadable(batch, error)
                 news = True
-                self._grown(journal)
         return self._doubt_if_due(news=news)
 
     def _doubt_if_due(self, *, news: bool) -> bool:
         if news:
             self._looks = 0
         elif self._looks % _LOOKS_BEFORE_DOUBT == 0:
-            others = [batch for batch in self._open if ids.job_of(batch) != self._job]
-            news = self._doubt(others)
+            # Also our own job may have been deleted, at a named address.
+            news = self._doubt(
+                batch
+                for batch in self._open
+                if self._lifetimes is None or ids.job_of(batch) != self._job
+            )
+            if not news and self._lifetimes is None:
+                news = self._doubt_queued()
         return news
+
+    def _doubt_queued(self) -> bool:
+        """Give up the batch that has waited longest, if it was tampered with; whether it was."""
+        batch = next((batch for batch in self._open if batch in self.names), None)
+        if batch is None:
+            return False
+        try:
+            why = drive(self._store, claims.why_lost(self.names[batch], self._open[batch]))
+        except RecordError as error:
+            why = str(error)
+        if why:
+            self._open.pop(batch, None)
+            self.lose(batch, why)
+        elif batch in self._open:
+            self._open[batch] = self._open.pop(batch)
+        return bool(why)
+
+    def _unreadable(self, batch: bytes, error: RecordError) -> None:
+        self._open.pop(batch, None)
+        self.lose(batch, f"its journal cannot be read: {error}")
 
     def _grown(self, journal: Journal) -> None:
         for duration in journal.measured:
@@ -225,6 +263,8 @@ class Following:
             self._open.pop(journal.batch, None)
             if self._lifetimes is not None:
                 self._lifetimes.read(journal)
+            else:
+                self.finished.add(journal.batch)
 
     def _note_started(self, journal: Journal) -> None:
         seen = self.started_s.setdefault(journal.batch, {})
@@ -233,21 +273,24 @@ class Following:
             for index in journal.started:
                 seen.setdefault(index, now_s)
 
-    def _doubt(self, batches: Iterable[bytes]) -> bool:
-        """Fail what waits for values of jobs that were deleted; whether there were any.
+    def _is_gone(self, batch: bytes) -> bool:
+        """Whether a batch's job never was, or has ended, or is about to be removed."""
+        if self._store.head(layout.meta(batch)) is None:
+            return True
+        return self._store.head(layout.ending(batch)) is not None
 
-        A job's record goes first, so where it is there the rest is too.
-        """
+    def _doubt(self, batches: Iterable[bytes]) -> bool:
+        """Fail what waits for values of jobs that have ended, or never were; whether any did."""
         doubtful = [batch for batch in batches if batch in self._open]
-        jobs = list(dict.fromkeys(layout.meta(batch) for batch in doubtful))
-        missing = {job for job in jobs if self._store.head(job) is None}
-        gone = [batch for batch in doubtful if layout.meta(batch) in missing]
+        jobs = {ids.job_of(batch): batch for batch in doubtful}
+        missing = {job for job, batch in jobs.items() if self._is_gone(batch)}
+        gone = [batch for batch in doubtful if ids.job_of(batch) in missing]
+        why: dict[bytes, ObjectLostError] = {}
         for batch in gone:
-            self.lose(
-                batch,
-                "this cluster has no such job: it belongs to another cluster, or its job was "
-                "deleted, or its retention is over",
-            )
+            job = ids.job_of(batch)
+            if job not in why:
+                why[job] = drive(self._store, explain_loss(batch, "it is not in the store"))
+            self.lose(batch, why[job].reason, why[job].date)
             del self._open[batch]
         return bool(gone)
 
@@ -266,7 +309,7 @@ def first_found(identifiers: list[bytes], count: int, find: Callable[[bytes], An
 def outcome_of(store: Store, identifier: bytes, word: Word) -> Outcome:
     """What a final word means for one ref; large values are mapped or read from the store.
 
-    Raises `ObjectLostError` when the value is not there.
+    Raises `ObjectLostError` when the value is not there, or not what the task had made.
     """
     verb, payload = int(word.verb), b""
     if word.verb is Verb.DONE:
@@ -279,12 +322,17 @@ def outcome_of(store: Store, identifier: bytes, word: Word) -> Outcome:
         payload = word.values[0]
     key = codec.stored_key(payload)
     if key is not None:
-        path = store.path(key)
+        try:
+            path = store.path(key)
+            body = read_in_parts(store, key) if path is None else None
+        except (RecordError, ValueError) as error:
+            # Also where what a task says its value is leads out of the store.
+            reason = f"what is stored is not its value: {error}"
+            raise ObjectLostError(identifier.hex(), reason=reason) from None
         if path is not None:
             payload = codec.local(str(path))
+        elif body is None:
+            raise drive(store, explain_loss(identifier, "it is not in the store"))
         else:
-            body = read_in_parts(store, key)
-            if body is None:
-                raise ObjectLostError(identifier.hex(), reason="it is not in the store")
             return Outcome(verb, memoryview(body)[HEADER_BYTES:], identifier)
     return Outcome(verb, payload, identifier)

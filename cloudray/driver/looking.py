@@ -20,6 +20,7 @@ from cloudray.store import layout
 from cloudray.store.base import Entry as Line
 from cloudray.store.base import Get, List, Store, StoreError
 from cloudray.store.envelope import RecordError
+from cloudray.store.signing import TamperedError
 
 #: More open journals of one submitter are listed, not read one by one.
 MAX_PROBES = 12
@@ -142,6 +143,8 @@ class Looking:
                 if body is None:
                     return None
                 entry = unseal(Entry, body, key)
+            except TamperedError:
+                entry = journals.VOID
             except RecordError as error:
                 self._on_found(Found(batch, number, error))
                 return None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from cloudray.driver.describing import amount
 from cloudray.protocol import messages as m
-from cloudray.protocol.demand import Demand
+from cloudray.protocol.demand import Demand, amounts
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def explain(message: m.Unschedulable, *, embedded: bool) -> str:
     cloudray: task train asks for 1 GPU, but no agent offers that: the largest has 2 CPUs. It \
 waits until one joins that does, or until it is cancelled.
     """
-    asked, largest = _words(message.demand), _words(message.largest)
+    asked, largest = amounts(message.demand), amounts(message.largest)
     if message.python:
         version = f"{message.python[2:3]}.{message.python[3:]}"
         return (
@@ -53,10 +52,6 @@ waits until one joins that does, or until it is cancelled.
         f"cloudray: task {message.name} asks for {asked}, but no agent offers that: the largest "
         f"has {largest}. It waits until one joins that does, or until it is cancelled."
     )
-
-
-def _words(demand: Demand) -> str:
-    return ", ".join(amount(name, units) for name, units in demand.items() if units) or "nothing"
 
 
 def _offer(demand: Demand, largest: Demand) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from cloudray.driver.describing import Counts, amount
+from cloudray.driver.describing import Counts
 from cloudray.driver.screen import notebook_shell, somebody_looks_on
-from cloudray.protocol.demand import Demand
+from cloudray.protocol.demand import amount, python_tag
 from cloudray.sizes import show_size
+
+if TYPE_CHECKING:
+    from cloudray.protocol.arriving import Arrival
 
 
 def started(address: str, offered: Mapping[str, int], store_bytes: int | None = None) -> str:
@@ -25,20 +30,69 @@ def started(address: str, offered: Mapping[str, int], store_bytes: int | None = 
     return f"{', '.join(parts)} ({short_address(address)})"
 
 
-def joined(address: str, offers: Sequence[Demand]) -> str:
-    """The line about a cluster that was there before, whose agents offer this.
+def joined(address: str, found: Arrival, python: str | None = None) -> str:
+    """The line about a cluster that was there before: who serves it, and what waits there.
 
-    >>> joined("s3://bucket/a", [{"CPU": 20_000}, {"CPU": 40_000}])
-    'joined s3://bucket/a, 2 agents, 6 CPUs'
+    `python` is the tag of this process's Python version, which its tasks need too.
+
+    >>> from cloudray.protocol.arriving import Arrival
+    >>> print(joined("s3://bucket/a", Arrival(pending=40)).partition(". ")[0])
+    joined s3://bucket/a, which no agent serves now, 40 tasks pending
     """
-    if not offers:
+    python = python_tag() if python is None else python
+    waiting = ""
+    if found.pending:
+        count = f"{'over ' * found.more}{found.pending:,}"
+        waiting = f", {count} task{'' if count == '1' else 's'} pending"
+    start = f"`cloudray worker {shlex.quote(address)}`"
+    place = short_address(address)
+    if not found.beats:
+        silent = f" ({_agents(found.silent)} fell silent)" if found.silent else ""
         return (
-            f"joined {address}, which no agent serves yet: tasks wait until one does "
-            f"(python -m cloudray.agent {address})"
+            f"joined {place}, which no agent serves now{silent}{waiting}. Tasks wait until one "
+            f"does: start it with {start}"
         )
-    agents = f"{len(offers)} agent{'s' if len(offers) > 1 else ''}"
-    cpus = sum(offer.get("CPU", 0) for offer in offers)
-    return f"joined {short_address(address)}, {agents}, {amount('CPU', cpus)}"
+    offers = [
+        amount(name, units)
+        for name in ("CPU", "GPU")
+        if (units := sum(beat.total.get(name, 0) for beat in found.beats)) or name == "CPU"
+    ]
+    line = f"joined {place}, {_agents(len(found.beats))}, {', '.join(offers)}{waiting}"
+    # One that does not tell may be of any version.
+    versions = {beat.python for beat in found.beats}
+    if {python, ""} & versions:
+        return line
+    from cloudray.protocol.reasons import show_python  # few need it
+
+    theirs = " and ".join(sorted(map(show_python, versions)))
+    return (
+        f"{line}. None of them runs Python {show_python(python)} as this program does (they have "
+        f"{theirs}): tasks wait until one does. Start it with {start}"
+    )
+
+
+def needs_attention(found: Arrival, python: str | None = None) -> bool:
+    """Whether whoever joins should hear of it even where nobody looks on: no agent can help.
+
+    >>> from cloudray.protocol.arriving import Arrival
+    >>> needs_attention(Arrival())
+    True
+    """
+    python = python_tag() if python is None else python
+    return not any(beat.python in {python, ""} for beat in found.beats)
+
+
+def wrong_clock(found: Arrival) -> str | None:
+    """What to say of this machine's clock; None while it agrees with the store's."""
+    from cloudray.store.clocks import TOLERATED_S, describe_skew
+
+    if found.ahead_s is None or abs(found.ahead_s) <= TOLERATED_S:
+        return None
+    return describe_skew(found.ahead_s)
+
+
+def _agents(count: int) -> str:
+    return f"{count} agent{'' if count == 1 else 's'}"
 
 
 def short_address(address: str) -> str:
@@ -70,7 +124,7 @@ def stopped(counts: Counts, *, interrupted: bool) -> str | None:
     )
 
 
-def going_on(address: str, counts: Counts, *, interrupted: bool) -> str | None:
+def going_on(address: str, job: str, counts: Counts, *, interrupted: bool) -> str | None:
     """What goes on in a cluster that this driver leaves, how to collect it and how to stop it."""
     if not counts.pending:
         return None
@@ -78,12 +132,16 @@ def going_on(address: str, counts: Counts, *, interrupted: bool) -> str | None:
     more = counts.pending - len(counts.examples)
     shown += f"\n    and {more} more: what their refs' hex() returns" if more > 0 else ""
     left = "interrupted" if interrupted else "the program ended"
+    which = f"{job} {shlex.quote(address)}"
+    one = f"\n  collect one:  cloudray.get(cloudray.ref(...)), where ... is one of these:\n{shown}"
     return (
-        f"{left}; {_pending(counts)} left to {short_address(address)}, where work goes on.\n"
+        f"{left}; {_pending(counts)} left to {short_address(address)}, where work goes on as job "
+        f"{job}.\n"
+        f"  look at it:   cloudray jobs show {which}\n"
+        f"  stop it:      cloudray jobs cancel {which}\n"
         f'  join again:   cloudray.init("{address}")\n'
-        "  collect one:  cloudray.get(cloudray.ObjectRef.from_hex(...))\n"
-        "  stop one:     cloudray.cancel(cloudray.ObjectRef.from_hex(...))\n"
-        f"  where ... is one of these:\n{shown}"
+        f'  collect all:  cloudray.get(cloudray.get_job("{job}").refs())'
+        f"{one if counts.examples else ''}"
     )
 
 

@@ -70,8 +70,10 @@ class Peer:
 class Peers:
     """All reachable agents; one thread at a time waits for them."""
 
-    def __init__(self, job: bytes, *, want_logs: bool, on_lost: Callable[[Peer], None]) -> None:
-        self._attach = m.Attach(job, want_logs)
+    def __init__(
+        self, job: bytes, *, want_logs: bool, on_lost: Callable[[Peer], None], days: int = 7
+    ) -> None:
+        self._attach = m.Attach(job, want_logs, days)
         self._on_lost = on_lost
         self._poll = platform.poller()
         self._by_descriptor: dict[int, Peer] = {}

@@ -11,17 +11,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cloudray import ids
-from cloudray.driver.describing import amount, describe, final_word, quantity
+from cloudray.driver.describing import describe, final_word
 from cloudray.driver.following import Following
-from cloudray.protocol.demand import Demand, fits
 from cloudray.protocol.nodes import heartbeats
+from cloudray.protocol.reasons import why_queued
 from cloudray.protocol.records import Batch, Claim, Heartbeat, Shape, Task, unseal
 from cloudray.protocol.results import Results
 from cloudray.refs import ObjectRef
-from cloudray.store import Store, drive
+from cloudray.store import RecordError, Store, drive
 from cloudray.store.layout import claim_of
 
 _log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class _Reading:
         if known is None:
             return "pending"
         task, shape = known
-        return self._argument_of(task) or self._why_queued(shape.demand)
+        return self._argument_of(task) or f"queued: {why_queued(shape.demand, self._all_beats())}"
 
     def _where_it_runs(self, identifier: bytes) -> str:
         batch, index = self._results.waiting_on(identifier)
@@ -120,8 +121,10 @@ class _Reading:
         if name is not None:
             claim = self._results.journals[batch].started[index][-1][0]
             key = claim_of(name.stem, claim)
-            body = self._store.get(key)
-            agent = None if body is None else unseal(Claim, body, key).agent
+            agent = None
+            with suppress(RecordError):  # one that is none of ours says nothing
+                body = self._store.get(key)
+                agent = None if body is None else unseal(Claim, body, key).agent
             host = next((beat.host for beat in self._all_beats() if beat.agent == agent), None)
             text += f" on {host}" if host else ""
         return text
@@ -139,23 +142,6 @@ class _Reading:
             return f"waits for its argument {name}, which is {'running' if runs else 'pending'}"
         return None
 
-    def _why_queued(self, demand: Demand) -> str:
-        beats = self._all_beats()
-        if not beats:
-            return "queued: no agent serves this cluster"
-        if not any(fits(demand, beat.total) for beat in beats):
-            asked = ", ".join(amount(name, units) for name, units in demand.items())
-            return f"queued: it asks for {asked}, and no agent has that much ({most(beats)})"
-        if any(fits(demand, beat.free) for beat in beats):
-            return "queued: about to start"
-        busy = [
-            f"{quantity(name, total - free)} of {amount(name, total)} busy"
-            for name, units in demand.items()
-            for free, total in [_sums(name, beats)]
-            if free < units or len(beats) > 1
-        ]
-        return f"queued: no free slot ({', '.join(busy)})"
-
     def _task_of(self, identifier: bytes) -> tuple[Task, Shape] | None:
         batch, index = self._results.waiting_on(identifier)
         if batch not in self._batches:
@@ -171,23 +157,13 @@ class _Reading:
         if name is None:
             return None
         key = claim_of(name.stem, 0)
-        body = self._store.get(key)
-        return None if body is None else unseal(Batch, body, key)
+        try:
+            body = self._store.get(key)
+            return None if body is None else unseal(Batch, body, key)
+        except RecordError:
+            return None  # nobody will run it as it is, which the store has reported
 
     def _all_beats(self) -> list[Heartbeat]:
         if self._beats is None:
             self._beats = drive(self._store, heartbeats())
         return self._beats
-
-
-def _sums(name: str, beats: list[Heartbeat]) -> tuple[int, int]:
-    """What of a resource is free on all agents together, and what there is."""
-    free = sum(max(0, beat.free.get(name, 0)) for beat in beats)
-    return free, sum(beat.total.get(name, 0) for beat in beats)
-
-
-def most(beats: list[Heartbeat]) -> str:
-    """What the best-equipped agents have."""
-    names = dict.fromkeys(name for beat in beats for name in beat.total)
-    best = {name: max(beat.total.get(name, 0) for beat in beats) for name in names}
-    return "at most " + ", ".join(amount(name, units) for name, units in best.items() if units)

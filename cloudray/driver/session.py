@@ -11,17 +11,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cloudray import configuration, ids, platform
 from cloudray.driver import notices
 from cloudray.driver.describing import Counts
 from cloudray.driver.embedded import EmbeddedCluster, Offer
+from cloudray.driver.reaching import reach
 from cloudray.exceptions import ObjectStoreFullError, RaySystemError
 from cloudray.interrupts import Shield
-from cloudray.protocol.joining import join, look
-from cloudray.protocol.nodes import heartbeats
+from cloudray.protocol.jobs import queued
+from cloudray.protocol.joining import join
 from cloudray.protocol.records import Job, seal
-from cloudray.store import Counting, Ledger, Put, Reliable, StoreError, drive, layout, open_store
+from cloudray.store import Ledger, Put, Reliable, StoreError, drive, layout, open_cluster
 from cloudray.store.probe import probe
+from cloudray.store.watch import Watch
 from cloudray.timing import timing_for
 
 if TYPE_CHECKING:
@@ -29,10 +33,8 @@ if TYPE_CHECKING:
 
 #: How long an agent may take to start on a slow machine.
 _START_S = 60.0
-#: A cluster that cannot be reached for so long is not joined: its address may be wrong.
-REACH_S = 15.0
-#: A job's retention class, in days.
-_DAYS = 7
+#: How long a store that is away may keep a program from ending whose work is all stored.
+_LAST_LOOK_S = 2.0
 #: An embedded agent is started again at most so often, unless it lived for long each time.
 _MAX_RESTARTS = 5
 _STEADY_S = 60.0
@@ -72,25 +74,35 @@ class Session:
         from cloudray.driver.client import DriverClient
 
         ledger = Ledger()
-        raw = Counting(open_store(self.address), ledger)
-        store = Reliable(raw)
+        embedded = self.cluster is not None
+        key = self.cluster.key if self.cluster else configuration.current().key
+        raw = open_cluster(self.address, ledger, key, private=embedded)
+        watch = Watch(self.address, notices.warn)
+        store = Reliable(raw, watch=watch)
+        self._briefly = Reliable(raw, give_up_s=_LAST_LOOK_S)
         with Shield.lifted():
             # Nothing is written before it is known that this is a cluster, or nothing yet.
-            settings = drive(Reliable(raw, give_up_s=REACH_S), look(self.address))
-            probe(store)
+            settings = reach(raw, self.address, key, watch)
+            if settings is None or not settings.probed:
+                probe(store)
             times = configuration.current().timing(timing_for(self.address))
-            settings = settings or drive(store, join(self.address, times))
+            settings = settings or drive(store, join(self.address, times, key=key, probed=True))
+            days = configuration.current().retention_days
             job = _describe_job(namespace)
-            prefix = ids.batch_prefix(_DAYS, job.id, bytes(ids.ID_BYTES))
+            prefix = ids.batch_prefix(days, job.id, bytes(ids.ID_BYTES))
+            self._written = (layout.meta(prefix), time.time())
             store.perform(Put(layout.meta(prefix), seal(job)))
         self.client = DriverClient(
             store,
             ledger,
             settings,
             job,
-            days=_DAYS,
+            days=days,
             log_to_driver=log_to_driver,
             on_agent_lost=self._agent_lost,
+            # An agent of this process's own sees what it sees.
+            send_code=not embedded and configuration.current().send_code,
+            max_code_bytes=configuration.current().max_code_size,
         )
         with Shield.lifted():
             self._connect()
@@ -124,6 +136,8 @@ class Session:
                     if telling and not self.client.closed:
                         counts = self.client.counts()
                     self.client.flush()
+                    if telling and self.cluster is None:
+                        counts = self._with_dropped(counts)
             except KeyboardInterrupt:
                 notices.warn(f"interrupted: not all that was submitted is stored at {self.address}")
                 raise
@@ -135,6 +149,19 @@ class Session:
                 self._hang_up()
             if telling:
                 self._tell(counts, interrupted=interrupted)
+
+    def _with_dropped(self, counts: Counts) -> Counts:
+        """Count also the tasks to which there are no refs any more: they go on like the others."""
+        try:
+            # Everything is stored: a store that is away now must not keep the program from ending.
+            batches = drive(self._briefly, queued(self.client.job.id))
+        except (StoreError, KeyboardInterrupt):
+            return counts
+        # Agents remove what is complete a little after they have said so.
+        left = sum(name.size for name in batches if not self.client.is_finished(name.batch))
+        if left <= counts.pending:
+            return counts
+        return msgspec.structs.replace(counts, queued=left - counts.running)
 
     def _hang_up(self) -> None:
         try:
@@ -151,7 +178,8 @@ class Session:
 
     def _tell(self, counts: Counts, *, interrupted: bool) -> None:
         if self.cluster is None:
-            text = notices.going_on(self.address, counts, interrupted=interrupted)
+            job = self.client.job.id.hex()
+            text = notices.going_on(self.address, job, counts, interrupted=interrupted)
         else:
             text = notices.stopped(counts, interrupted=interrupted)
         if text is not None:
@@ -161,8 +189,14 @@ class Session:
     def _connect(self) -> None:
         client = self.client
         if self.cluster is None:
-            beats = drive(client.store, heartbeats())
-            self._introduction = notices.joined(self.address, [beat.total for beat in beats])
+            from cloudray.protocol.arriving import look_around  # embedded clusters are never joined
+
+            found = drive(client.store, look_around(client.settings, *self._written))
+            beats = found.beats
+            self._introduction = notices.joined(self.address, found)
+            self._say = notices.warn if notices.needs_attention(found) else notices.inform
+            if clock := notices.wrong_clock(found):
+                notices.warn(clock)
             if not client.store.inline:
                 client.see(beats)
             for beat in beats:
@@ -178,11 +212,12 @@ class Session:
             raise RaySystemError(msg)
         offered = {} if peer.greeting is None else peer.greeting.total
         room_bytes = self.cluster.storage.object_store_memory
+        self._say = notices.inform
         self._introduction = notices.started(self.address, offered, room_bytes)
 
     def introduce(self) -> None:
         """Say what has started, to whoever looks on."""
-        notices.inform(self._introduction)
+        self._say(self._introduction)
 
     def _agent_lost(self, address: str, agent: str) -> None:
         """The embedded agent died: another one takes over what it held."""
@@ -220,6 +255,8 @@ def _describe_job(namespace: str) -> Job:
         sys_path=_import_path(),
         cwd=str(Path.cwd()),
         namespace=namespace,
+        name=configuration.current().job,
+        submitter=ids.new_id(),
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from cloudray import ids
 from cloudray.driver.background import Background
+from cloudray.driver.ringing import Ringing
 from cloudray.protocol import claims
 from cloudray.protocol.records import Batch
 from cloudray.store.base import Put, Store, StoreError
@@ -30,7 +31,8 @@ MAX_COPIED_BYTES = 1_000_000
 #: What a task takes beside its arguments, in bytes; roughly.
 _TASK_BYTES = 100
 
-#: What others may wait for: a batch, a value (both by unit), or a function (by digest).
+#: What others may wait for: a batch, a value (both by unit), a function or a package of code (by
+#: digest).
 Unit = bytes | str
 
 
@@ -56,6 +58,7 @@ class Uploads:
         background: Background,
         on_stored: Callable[[QueueName, Batch], Awaitable[None]],
         on_failed: Callable[[bytes, StoreError], None],
+        ringing: Ringing | None = None,
     ) -> None:
         """Both are called in the background's thread, and must not take the driver's lock.
 
@@ -65,6 +68,8 @@ class Uploads:
         self._background = background
         self._on_stored = on_stored
         self._on_failed = on_failed
+        #: told of each batch before it is stored, so that a bell may ring beside that
+        self._ringing = ringing
         self._flights: dict[Unit, _Flight] = {}
         #: what will never be there
         self._failed: dict[Unit, StoreError] = {}
@@ -77,7 +82,14 @@ class Uploads:
         size_bytes = sum(len(task.arguments) + _TASK_BYTES for task in batch.tasks)
 
         async def store() -> None:
-            await drive_async(self._store, claims.submit(name, batch))
+            if self._ringing is not None:
+                self._ringing.begin(name, batch)
+            try:
+                await drive_async(self._store, claims.submit(name, batch))
+            except BaseException:
+                if self._ringing is not None:
+                    self._ringing.fail(name)
+                raise
 
         async def stored() -> None:
             await self._on_stored(name, batch)
@@ -171,6 +183,7 @@ class Uploads:
 def _named_by(batch: Batch) -> set[Unit]:
     """What must be stored before a batch is."""
     names: set[Unit] = {shape.function for shape in batch.shapes}
+    names.update(package.digest for shape in batch.shapes for package in shape.code.packages)
     for task in batch.tasks:
         for identifier in (*task.depends_on, *task.contains):
             names.add(ids.unit_of(identifier))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,13 +19,16 @@ from cloudray.protocol import messages as m
 from cloudray.protocol.batching import batch_limit
 from cloudray.protocol.buffer import Linger, Prepared, SubmitBuffer
 from cloudray.protocol.demand import from_units
-from cloudray.protocol.records import Batch, Parent, Shape
+from cloudray.protocol.records import Batch, Code, Parent, Shape, fields_of
 from cloudray.refs import ObjectRef
 from cloudray.store import Room, envelope
 from cloudray.store.layout import QueueName
 from cloudray.store.patience import write_patiently
 from cloudray.values.futures import Settler
 from cloudray.values.outcomes import Outcome, refs_of, settle, timed_out, value_of
+
+if TYPE_CHECKING:
+    from cloudray.code.packer import Packer
 
 #: An executor knows nothing of other agents, so it sizes unmeasured batches as for one.
 _AGENTS = 1
@@ -59,6 +62,9 @@ class ExecutorClient:
     stored in batches: when it waits, when it ends, or by `flush_due`, for which `wake` asks.
     """
 
+    #: its calls have the code that the running task has
+    modules: Mapping[str, Any] | None = None
+
     def __init__(
         self,
         send: Callable[[m.Message], None],
@@ -82,6 +88,7 @@ class ExecutorClient:
         self._futures: dict[bytes, list[tuple[Attempt, ObjectRef[Any], Future[Any]]]] = {}
         self._settler = Settler()
         self._uploaded: set[str] = set()
+        self._packer: Packer | None = None
         #: threads that are waiting, of this attempt or left over from earlier ones
         self._waiting = 0
         #: calls wait for company: `flush_due` is on its way
@@ -203,12 +210,27 @@ class ExecutorClient:
 
     def prepare(self, function: Any, options: Any) -> Prepared:
         """Ship a function with the next batch, unless this executor has done so before."""
-        prepared, pickled = function.prepared(options)
+        prepared, pickled = function.prepared(options, self.code_of(options))
         with self._lock:
             if prepared.shape.function not in self._uploaded:
                 self._send(m.Blob(prepared.shape.function, pickled))
                 self._uploaded.add(prepared.shape.function)
         return prepared  # type: ignore[no-any-return]
+
+    def code_of(self, options: Any) -> Code:
+        """What the running task has, unless these options ask for other code."""
+        attempt = self._attempt
+        own = Code() if attempt is None else attempt.shape.code
+        if not options.wishes:
+            return own
+        from cloudray.code.packer import Packer, inherit  # few tasks send code on
+
+        if self._packer is None:
+            self._packer = Packer.of_task(self._send_package)
+        return inherit(self._packer.pack(options.wishes), own)
+
+    def _send_package(self, digest: str, archive: bytes) -> None:
+        self._send(m.Blob(digest, archive, package=True))
 
     def submit(
         self,
@@ -322,11 +344,10 @@ class ExecutorClient:
         return future
 
     def cancel(self, ref: ObjectRef[Any], *, force: bool, recursive: bool) -> None:
-        """Pass a cancellation to the agent. Children of a cancelled task are orphans anyway."""
-        del recursive
+        """Pass a cancellation to the agent."""
         with self._lock:
             self._flush()
-        self._send(m.Cancel(ref.id, force))
+        self._send(m.Cancel(ref.id, force, recursive))
 
     def escape(self, identifier: bytes, *, unseen: bool) -> None:
         """A ref leaves: the batch that makes its value must be with the agent first."""
@@ -373,6 +394,7 @@ class ExecutorClient:
             "worker_mode": "executor",
         }
         if attempt is not None:
+            facts["runtime_env"] = fields_of(attempt.shape.code)
             facts |= {
                 "task_id": attempt.call.place.hex(),
                 "task_name": attempt.shape.name,

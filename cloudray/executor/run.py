@@ -21,7 +21,7 @@ from cloudray.sizes import show_size
 from cloudray.store.base import StoreFullError
 from cloudray.values import codec
 from cloudray.values.arguments import fill
-from cloudray.values.inspect import not_unpickled, told
+from cloudray.values.inspect import ON_WORKER, missing_module, not_unpickled, told
 from cloudray.values.outcomes import error_payload, load
 
 _NONE = (codec.dumps(None).to_bytes(),)
@@ -55,8 +55,12 @@ class Function:
             except Exception as error:  # noqa: BLE001 - the user's classes may raise anything
                 msg = (
                     f"The remote function {self.shape.function_name} failed to import on the "
-                    f"worker ({told(error)}). This may be because needed library dependencies are "
-                    "not installed in the worker environment."
+                    f"worker ({told(error)}). "
+                    + (
+                        missing_module(error)
+                        or "This may be because needed library dependencies are not installed in "
+                        "the worker environment."
+                    )
                 )
                 raise RuntimeError(msg) from with_frames_of_theirs(error)
             self._callable = found
@@ -120,6 +124,9 @@ class Runner:
             self.kept = error
             retryable = isinstance(error, function.retryable)
             trace = format_traceback(error, is_refusal=is_refusal)
+            if not is_refusal and (advice := missing_module(error)):
+                # The task has looked for it itself, late.
+                trace = f"{trace}\n{advice}"
             if self.expired == call.ticket:
                 return _too_late(call, function.shape, duration_us, trace)
             payload, contains = self._pack_error(error, trace, call, function.shape)
@@ -225,7 +232,7 @@ def _arguments(call: m.Call, shape: Shape) -> tuple[tuple[Any, ...], dict[str, A
     except ObjectLostError:
         raise
     except Exception as error:  # noqa: BLE001 - the user's classes may raise anything
-        raised = not_unpickled(f"an argument of {shape.name}", "on the worker", error)
+        raised = not_unpickled(f"an argument of {shape.name}", ON_WORKER, error)
         raise raised from raised.__cause__
     return fill(args, kwargs, values)
 

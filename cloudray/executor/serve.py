@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -20,6 +19,7 @@ from cloudray import context
 from cloudray.causes import format_traceback
 from cloudray.executor.client import TICK_S, Attempt, ExecutorClient
 from cloudray.executor.link import Link
+from cloudray.executor.moving import move_in
 from cloudray.executor.output import Streams
 from cloudray.executor.run import Function, Runner
 from cloudray.executor.surroundings import Surroundings
@@ -93,14 +93,7 @@ class Executor:
         self._progress[2] = 1
 
     def _prepare(self, setup: m.Setup) -> None:
-        for entry in reversed(setup.job.sys_path):
-            if entry not in sys.path:
-                sys.path.insert(0, entry)
-        if Path(setup.job.cwd).is_dir():
-            os.chdir(setup.job.cwd)
-            if setup.job.cwd not in sys.path:
-                # As Ray has it; last, so that nothing there hides anything.
-                sys.path.append(setup.job.cwd)
+        move_in(setup)
         self._client = ExecutorClient(self._link.send, self._link.wake, setup, self._send_outcomes)
         self._runner = Runner(self._client.spool, self._client.discard)
         self._setup = setup
@@ -163,7 +156,9 @@ class Executor:
             self._held.append(outcome)
         self._runner.kept = None
         now_s = time.monotonic()
-        if self._leaving or self._calls.empty() or now_s - self._last_sent_s > _HOLD_S:
+        # One that may not run again is not lost with what runs next.
+        final = self._leaving or shape.max_retries == 0 or self._calls.empty()
+        if final or now_s - self._last_sent_s > _HOLD_S:
             self._send_outcomes()
         handles = self._client.handles
         if handles is not None and handles.has_dropped:

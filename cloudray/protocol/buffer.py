@@ -71,7 +71,7 @@ class _OpenBatch:
         #: 1 when full: each task weighs one part in its function's limit
         self.weight = 0.0
         #: open batches that must be stored before this one
-        self.needs: set[_OpenBatch] = set()
+        self.needs: dict[_OpenBatch, None] = {}
 
     def reaches(self, other: _OpenBatch) -> bool:
         return self is other or any(need.reaches(other) for need in self.needs)
@@ -211,7 +211,7 @@ class SubmitBuffer:
                     if batch.id not in self._unstored:
                         batch = self._new_batch(call, keep_open=not call.once)
                 else:
-                    batch.needs.add(other)
+                    batch.needs[other] = None
         return batch
 
     def _flush(self, batch: _OpenBatch) -> None:

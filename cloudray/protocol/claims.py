@@ -7,7 +7,7 @@ duplicate run and never a second visible result.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,8 +15,12 @@ import msgspec
 from cloudray.protocol import journal as journals
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Batch, Claim, seal, unseal
-from cloudray.store.base import Create, Delete, Get, Op
-from cloudray.store.layout import QueueName, claim_of
+from cloudray.store import layout
+from cloudray.store.base import Create, Delete, Entry, Get, GetMany, List, Op, Put
+from cloudray.store.envelope import RecordError, VersionError
+from cloudray.store.layout import QueueName, claim_of, parse_queue
+from cloudray.store.procedures import Procedure, Together
+from cloudray.store.signing import TamperedError
 
 
 class Won(msgspec.Struct, frozen=True):
@@ -43,7 +47,18 @@ class Early(msgspec.Struct, frozen=True):
     """The hint outran the put: the claim was given back."""
 
 
-Outcome = Won | Lost | Finished | Early
+class Refused(msgspec.Struct, frozen=True):
+    """What lies in the queue is no batch of ours: nobody may run it."""
+
+    error: RecordError
+
+
+Outcome = Won | Lost | Finished | Early | Refused
+
+#: So many claims are looked past that are none of ours.
+_LOOK_PAST = 8
+#: Claims that are looked at in one go.
+_MANY = 64
 
 
 def submit(name: QueueName, batch: Batch) -> Generator[Op, Any, None]:
@@ -53,12 +68,21 @@ def submit(name: QueueName, batch: Batch) -> Generator[Op, Any, None]:
     create (rather than a put) keeps a delayed duplicate of the request from resurrecting an
     entry with other content.
     """
-    yield Create(claim_of(name.stem, 0), seal(batch))
+    body = seal(batch)
+    try:
+        yield Create(claim_of(name.stem, 0), body)
+    except TamperedError:
+        # Somebody has guessed our next name, and lies there. It is ours, and he is none of us.
+        yield Put(claim_of(name.stem, 0), body)
 
 
 def claim(
-    name: QueueName, number: int, agent: str, carried: Batch | None = None
-) -> Generator[Op, Any, Outcome]:
+    name: QueueName,
+    number: int,
+    agent: str,
+    carried: Batch | None = None,
+    prompt: Callable[[], bool] | None = None,
+) -> Procedure[Outcome]:
     """Try to become the holder of a batch by its claim of this number (1 or more).
 
     `carried` is the batch, when whoever rang the bell sent it along. One that was given away is
@@ -68,23 +92,43 @@ def claim(
     Why the journal is read after the claim is won: a batch that completed before has its last
     word in the journal before its entry is deleted, so a claim created late (on an old hint, or
     after the claims were deleted too) finds the journal complete and does nothing.
+
+    Why a first claim may be created with both reads beside it, where requests take long: `prompt`
+    says afterwards whether all that took less than half a lease. If so, no claim can have been
+    removed since we began, for that happens a lease after the entry was; so whoever might have
+    completed the batch since we read would still hold the number that we won. A cancel may have
+    come between, as it may at any time before a task starts. A later claim, which follows another
+    agent's work, reads what that has said last; and what must not run twice trusts no clock, and
+    reads the journal again.
     """
     stem = name.stem
-    winner: bytes | None = yield Create(claim_of(stem, number), seal(Claim(agent)))
-    if winner is not None:
-        return Lost(unseal(Claim, winner, claim_of(stem, number)).agent)
+    create = Create(claim_of(stem, number), seal(Claim(agent)))
     journal = Journal(name.batch, name.size)
     entry_key = claim_of(stem, 0)
-    body: bytes | None = yield Get(entry_key)
-    if body is not None:
-        batch = unseal(Batch, body, entry_key)
+    won = yield from _win(create, entry_key, journals.key(name.batch, 0), prompt)
+    if isinstance(won, Lost):
+        return won
+    body, begun, is_read = won
+    is_read = is_read and (body is not None or carried is not None)
+    try:
+        if not is_read:
+            body = yield Get(entry_key)
+        found = None if body is None else unseal(Batch, body, entry_key)
+    except RecordError as error:
+        # It is held by nobody then, which tells its submitter that it will not run.
+        yield from give_back(name, number)
+        return Refused(error)
+    if found is not None:
+        batch = found
     elif carried is not None and not any(task.origin for task in carried.tasks):
         batch = carried
     else:
         batch = None
     if batch is not None and batch.once:
         journal.set_once()
-    yield from journals.catch_up(journal)
+        is_read = False
+    if not is_read or begun is not None:
+        yield from journals.catch_up(journal)
     if journal.complete:
         yield from retire(name)
         return Finished(journal)
@@ -94,20 +138,119 @@ def claim(
     return Won(batch, journal, number)
 
 
+def _win(
+    create: Create, entry: str, first: str, prompt: Callable[[], bool] | None
+) -> Procedure[Lost | tuple[bytes | None, bytes | None, bool]]:
+    """Create a claim, where that may be with both reads beside it.
+
+    Returns the batch's entry, the first of its journal, and whether these were read promptly.
+    """
+    winner: bytes | None
+    if prompt is not None and create.key.endswith(".1"):
+        try:
+            winner, body, begun = yield Together((create, Get(entry), Get(first)))
+        except TamperedError:
+            pass  # which of them is told by asking for each; the create is the same one
+        else:
+            if winner is not None:
+                return Lost(_named_in(winner, create.key))
+            return body, begun, prompt()
+    try:
+        winner = yield create
+    except TamperedError:
+        return Lost("")  # to what is no claim, so that it names nobody
+    return (None, None, False) if winner is None else Lost(_named_in(winner, create.key))
+
+
+def _named_in(body: bytes, key: str) -> str:
+    """Whom a claim names; nobody where it is none. Raises `VersionError` for a newer one."""
+    try:
+        return unseal(Claim, body, key).agent
+    except VersionError:
+        raise
+    except RecordError:
+        return ""
+
+
 def give_back(name: QueueName, number: int) -> Generator[Op, Any, bool]:
     """Let go of a batch of which nothing has started; returns whether our claim was the last.
 
     A claim that names nobody is dead from birth: the next agent takes it without waiting for a
     lease. Losing the number means that somebody took the batch over already.
     """
-    winner: bytes | None = yield Create(claim_of(name.stem, number + 1), seal(Claim("")))
-    return winner is None
+    while True:
+        number += 1
+        try:
+            winner: bytes | None = yield Create(claim_of(name.stem, number), seal(Claim("")))
+        except TamperedError:
+            continue
+        return winner is None
 
 
 def still_last(name: QueueName, number: int) -> Generator[Op, Any, bool]:
     """Whether no later claim than ours exists (for an agent that may have been thought dead)."""
-    later: bytes | None = yield Get(claim_of(name.stem, number + 1))
-    return later is None
+    while True:
+        number += 1
+        try:
+            later: bytes | None = yield Get(claim_of(name.stem, number))
+        except TamperedError:
+            continue  # who made it cannot have meant to run the batch
+        return later is None
+
+
+def holder(name: QueueName, last: int) -> Generator[Op, Any, str | None]:
+    """Whom the last claim of a batch names (nobody: empty); None when it is gone meanwhile.
+
+    What is no claim of ours is looked past, so that nobody can make a batch that runs look
+    abandoned. Where there is too much of it the batch counts as given back: then it runs twice at
+    worst, and its journal decides.
+    """
+    for number in range(last, max(0, last - _LOOK_PAST), -1):
+        key = claim_of(name.stem, number)
+        try:
+            body: bytes | None = yield Get(key)
+        except TamperedError:
+            continue
+        if body is not None:
+            return _named_in(body, key)
+        if number == last:
+            return None
+    return ""
+
+
+def why_lost(name: QueueName, journal: Journal) -> Procedure[str]:
+    """Why a batch that its submitter waits for will never be run, if so; else empty.
+
+    It will not when its entry in the queue was replaced before anybody took it, or when an entry
+    of its journal was after it was over. Nobody else can tell: for whoever did not write it the
+    name of a batch in the queue proves nothing.
+    """
+    entry_key = claim_of(name.stem, 0)
+    try:
+        body: bytes | None = yield Get(entry_key)
+    except TamperedError as error:
+        page: list[Entry] = yield List(f"{name.stem}.")
+        found = [parsed[1] for entry in page if (parsed := parse_queue(entry.key)) is not None]
+        last = max(found, default=0)
+        if last and (yield from holder(name, last)):
+            return ""  # who has read it before that happened may be running it
+        return str(error)
+    if body is None and journal.void:
+        yield from journals.catch_up(journal)
+        if not journal.complete:
+            return f"somebody has replaced entries of its journal, {layout.journal(name.batch)}"
+    return ""
+
+
+def which_are_last(held: Sequence[tuple[QueueName, int]]) -> Procedure[list[bool]]:
+    """For each claim, whether no later one exists; many are asked for at once."""
+    last: list[bool] = []
+    for first in range(0, len(held), _MANY):
+        some = held[first : first + _MANY]
+        keys = tuple(claim_of(name.stem, number + 1) for name, number in some)
+        later: list[bytes | None] = yield GetMany(keys)
+        last += [body is None for body in later]
+    return last
 
 
 def retire(name: QueueName) -> Generator[Op, Any, None]:
@@ -119,18 +262,22 @@ def retire(name: QueueName) -> Generator[Op, Any, None]:
     yield Delete((claim_of(name.stem, 0),))
 
 
-def sweep(name: QueueName, last_claim: int) -> Generator[Op, Any, bool]:
+def sweep(name: QueueName, last_claim: int, *, freed: bool = False) -> Generator[Op, Any, bool]:
     """Remove claims that lie there without their entry; returns whether they are gone.
 
     Only if the journal is complete. Else the hint outran a put that may still arrive, and a
     claim number that was free again could be held twice: by whoever won it before and was slow
     to read the entry, and by whoever wins it next.
+
+    `freed`: journals are removed when their batches are over, and no hint ever outruns a put, as
+    in a cluster that ends with its driver. Then one that is not there was complete.
     """
     journal = Journal(name.batch, name.size)
     yield from journals.catch_up(journal)
-    if journal.complete:
+    over = journal.complete or (freed and not journal.next)
+    if over:
         yield forget(name, last_claim)
-    return journal.complete
+    return over
 
 
 def forget(name: QueueName, last_claim: int) -> Delete:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import sys
 
+from cloudray.sizes import show_size
+
 UNIT = 10_000
 GIB = 1 << 30
 _CLASS = re.compile(r"py(\d+)-cpu(\d+)-m(\d+)(?:-gpu(\d+))?(?:-x([0-9a-f]+))?")
@@ -103,3 +105,29 @@ def is_exact(klass: str, total: Demand) -> bool:
 def fits(demand: Demand, available: Demand) -> bool:
     """Whether a demand can be taken out of what is available."""
     return all(available.get(name, 0) >= units for name, units in demand.items())
+
+
+def amount(name: str, units: int) -> str:
+    """A quantity of a resource in words.
+
+    >>> amount("CPU", 20_000), amount("memory", 5_000_000_000 * 10_000), amount("tea", 5_000)
+    ('2 CPUs', '5.0 GB memory', '0.5 tea')
+    """
+    if name == "memory":
+        return f"{show_size(units / UNIT)} memory"
+    plural = "s" if name in {"CPU", "GPU"} and units != UNIT else ""
+    return f"{quantity(name, units)} {name}{plural}"
+
+
+def quantity(name: str, units: int) -> str:
+    """A quantity of a resource, without its name unless it is memory."""
+    return show_size(units / UNIT) if name == "memory" else f"{from_units(units):g}"
+
+
+def amounts(demand: Demand) -> str:
+    """All of a demand, or of what a machine has, in words.
+
+    >>> amounts({"CPU": 20_000, "GPU": 0, "tea": 10_000}), amounts({})
+    ('2 CPUs, 1 tea', 'nothing')
+    """
+    return ", ".join(amount(name, units) for name, units in demand.items() if units) or "nothing"

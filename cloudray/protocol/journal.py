@@ -12,7 +12,15 @@ from typing import Any
 from cloudray.protocol.records import EVERY_TASK, Duration, Entry, Verb, Word, seal, unseal
 from cloudray.store import layout
 from cloudray.store.base import Create, Get, GetMany, Op
+from cloudray.store.envelope import RecordError
+from cloudray.store.signing import TamperedError
 
+#: What an entry says that is none of ours: nothing. Its number is taken, and the next one counts.
+#: Who can write to the store without the cluster's key so decides nothing, and stops nobody; all
+#: who read, and all who append, step over it alike.
+VOID = Entry(0, ())
+#: A journal with more of them is not read on: somebody writes faster than we step over it.
+MAX_VOID = 100
 #: How many entries a reader that is far behind asks for at once.
 READ_AHEAD = 8
 #: What may not be said of a task with `max_retries=0` once its STARTED stands.
@@ -39,6 +47,7 @@ class Journal:
         "moved",
         "next",
         "started",
+        "void",
     )
 
     def __init__(self, batch: bytes, size: int | None = None, *, once: bool = False) -> None:
@@ -57,6 +66,8 @@ class Journal:
         self.measured: list[Duration] = []
         #: MOVED words that decided, for whoever follows them to take
         self.moved: list[Word] = []
+        #: how many entries were none of ours
+        self.void = 0
         self._size = size
         #: where the size is not known, the expected tasks that are not decided; None without any
         self._missing: set[int] | None = None
@@ -95,6 +106,8 @@ class Journal:
     def set_once(self) -> None:
         """The batch turned out to hold a single task with `max_retries=0`."""
         self._once = True
+        if self.void:
+            self._note_void()
 
     def sift(self, words: Iterable[Word]) -> tuple[Word, ...]:
         """The words that would still count if they were appended now."""
@@ -119,6 +132,9 @@ class Journal:
         Moves on only at the end: a Ctrl-C midway leaves an entry that is folded in again.
         """
         fresh = []
+        if entry is VOID:
+            self.void += 1
+            self._note_void()
         for word in entry.words:
             if word.index == EVERY_TASK:
                 fresh += self._end(word, entry.claim)
@@ -151,6 +167,16 @@ class Journal:
         if self._missing:
             self._missing.clear()
         return fresh
+
+    def _note_void(self) -> None:
+        """What stood there before may have been the permission of a task that runs only once."""
+        if self._once and not self.started.get(0):
+            self.started[0] = [(0, 0)]
+        if self.void > MAX_VOID:
+            raise RecordError(
+                f"the journal {layout.journal(self.batch)} has more than {MAX_VOID} entries that "
+                "were not written with the cluster's key: it is not read on. Delete them."
+            )
 
     def _counts(self, word: Word) -> bool:
         if word.index in self.decided:
@@ -201,20 +227,35 @@ def catch_up(journal: Journal, known: int = 0) -> Generator[Op, Any, list[int]]:
         if known > first:
             window = known - first
         keys = tuple(f"{prefix}{first + offset}" for offset in range(window))
-        bodies: list[bytes | None]
-        if window == 1:
-            bodies = [(yield Get(keys[0]))]
-        else:
-            bodies = yield GetMany(keys)
-        for offset, body in enumerate(bodies):
-            if body is None:
+        entries = yield from _read(keys)
+        for offset, entry in enumerate(entries):
+            if entry is None:
                 return fresh
             if journal.next == first + offset:
-                fresh += journal.apply(unseal(Entry, body, keys[offset]))
+                fresh += journal.apply(entry)
         if journal.complete or (known and journal.next >= known):
             return fresh
         # Each request costs, and most readers are one entry behind.
         window = min(2 * window, READ_AHEAD)
+
+
+def _read(keys: tuple[str, ...]) -> Generator[Op, Any, list[Entry | None]]:
+    bodies: list[Any]
+    if len(keys) == 1:
+        try:
+            bodies = [(yield Get(keys[0]))]
+        except TamperedError:
+            return [VOID]
+    else:
+        bodies = yield GetMany(keys)
+    return [
+        None
+        if body is None
+        else VOID
+        if isinstance(body, TamperedError)
+        else unseal(Entry, body, one)
+        for one, body in zip(keys, bodies, strict=True)
+    ]
 
 
 def append(
@@ -240,7 +281,12 @@ def append(
         entry = Entry(claim, standing, durations)
         number = journal.next
         at = key(journal.batch, number)
-        winner: bytes | None = yield Create(at, seal(entry))
+        try:
+            winner: bytes | None = yield Create(at, seal(entry))
+        except TamperedError:
+            if journal.next == number:
+                journal.apply(VOID)
+            continue
         if journal.next == number:
             fresh += journal.apply(entry if winner is None else unseal(Entry, winner, at))
         if winner is None:

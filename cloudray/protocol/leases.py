@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+from cloudray.protocol.records import Cluster
+
+#: An agent that holds nothing shows itself rarely: it is taken for gone after so many leases.
+IDLE_LEASES = 10
+#: ... and beats this many times more rarely than one that holds something.
+_IDLE_BEATS = 6
+
+
+def is_frugal(settings: Cluster) -> bool:
+    """Whether scans are rarer than leases, as where requests cost: nobody looks for fun."""
+    return settings.scan_s > settings.lease_s
+
+
+def idle_beat_s(settings: Cluster) -> float:
+    """How often an agent beats that holds nothing."""
+    return settings.heartbeat_s * (_IDLE_BEATS if is_frugal(settings) else 1)
+
 
 class Observer:
     """Adds up, on the observer's own clock, how long each heartbeat has stood still.

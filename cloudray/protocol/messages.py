@@ -25,6 +25,8 @@ class Attach(_Message, frozen=True):
 
     job: bytes
     want_logs: bool
+    #: the job's retention class
+    days: int = 7
 
 
 class Ring(_Message, frozen=True):
@@ -147,6 +149,10 @@ class Setup(_Message, frozen=True):
     log: str
     #: tell which refs are held, as values that nobody names are freed
     counting: bool = False
+    #: the executor's own working directory; empty: the driver's, where there is one
+    working_dir: str = ""
+    #: where modules are looked for before anything else
+    path: tuple[str, ...] = ()
 
 
 class Learn(_Message, frozen=True):
@@ -262,10 +268,11 @@ class Submit(_Message, frozen=True):
 
 
 class Blob(_Message, frozen=True):
-    """A pickled function that a batch to come names."""
+    """A pickled function, or a package of code, that a batch to come names."""
 
     digest: str
     pickled: bytes
+    package: bool = False
 
 
 class Keep(_Message, frozen=True):
@@ -299,6 +306,8 @@ class Cancel(_Message, frozen=True):
 
     identifier: bytes
     force: bool
+    #: the tasks that it submitted go with it
+    recursive: bool = True
 
 
 class Ask(_Message, frozen=True):

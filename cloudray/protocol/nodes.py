@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from cloudray.protocol.demand import from_units
 from cloudray.protocol.records import Heartbeat, unseal
 from cloudray.store import layout
 from cloudray.store.base import Entry, GetMany, List
+from cloudray.store.envelope import RecordError
 from cloudray.store.procedures import Procedure
 
 #: How many agents are listed in one request.
@@ -17,12 +19,14 @@ _PAGE = 1000
 def list_agents() -> Procedure[list[Entry]]:
     """List the heartbeats of all agents, without reading them."""
     found: list[Entry] = []
+    after = ""
     while True:
-        after = found[-1].key if found else ""
         page: list[Entry] = yield List(layout.AGENTS, after, _PAGE)
-        found += page
+        # Who can write to the bucket may have put there what has no such name.
+        found += [entry for entry in page if layout.parse_agent(entry.key)]
         if len(page) < _PAGE:
             return found
+        after = page[-1].key
 
 
 def heartbeats() -> Procedure[list[Heartbeat]]:
@@ -32,13 +36,18 @@ def heartbeats() -> Procedure[list[Heartbeat]]:
 
 
 def read_heartbeats(keys: tuple[str, ...]) -> Procedure[list[Heartbeat]]:
-    """Read the heartbeats at these keys; agents that have left meanwhile are left out."""
+    """Read the heartbeats at these keys.
+
+    Agents that have left meanwhile are left out, and so is what is no heartbeat of ours.
+    """
     bodies: list[bytes | None] = yield GetMany(keys)
-    return [
-        unseal(Heartbeat, body, key)
-        for key, body in zip(keys, bodies, strict=True)
-        if body is not None
-    ]
+    found = []
+    for key, body in zip(keys, bodies, strict=True):
+        # One that cannot be read says nothing about the others.
+        with suppress(RecordError):
+            if body is not None:
+                found.append(unseal(Heartbeat, body, key))
+    return found
 
 
 def list_nodes() -> Procedure[list[dict[str, Any]]]:
@@ -53,7 +62,9 @@ def list_nodes() -> Procedure[list[dict[str, Any]]]:
             "AgentSocket": beat.socket,
             "Resources": {name: from_units(units) for name, units in beat.total.items()},
             "Available": {name: from_units(units) for name, units in beat.free.items()},
+            "Labels": beat.labels,
             "Draining": beat.draining,
+            "RefusedRecords": beat.refused,
             "pid": beat.pid,
         }
         for beat in beats

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -11,6 +11,59 @@ from cloudray.store import envelope
 from cloudray.store.envelope import Kind
 
 _R = TypeVar("_R")
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True):
+    """A file or folder as the driver's machine sees it."""
+
+    path: str
+    device: int
+    inode: int
+
+
+class Package(msgspec.Struct, frozen=True, array_like=True):
+    """An archive of code among the blobs of its job, named by its content."""
+
+    #: sha256 of the archive, in hexadecimal
+    digest: str
+    #: what it was made of, for messages: a folder, a file, a URL, module names
+    source: str
+    #: bytes of the archive
+    size_bytes: int
+    #: what it was made of, where a machine that sees the same files needs no copy; None for what
+    #: is always copied
+    seen: Seen | None = None
+
+
+class Code(msgspec.Struct, frozen=True, array_like=True):
+    """Code that executors need beside what is installed on their machine."""
+
+    #: what becomes a task's working directory, where modules are looked for first
+    working_dir: Package | None = None
+    #: what else was asked for, in the order in which modules are looked for
+    py_modules: tuple[Package, ...] = ()
+    #: what went along unasked because the driver had imported it
+    local: tuple[Package, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.working_dir or self.py_modules or self.local)
+
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        """All of them."""
+        if self.working_dir is None:
+            return self.py_modules + self.local
+        return (self.working_dir, *self.py_modules, *self.local)
+
+
+def fields_of(code: Code) -> dict[str, Any]:
+    """Code as the fields of a runtime environment, for people."""
+    fields: dict[str, Any] = {}
+    if code.working_dir is not None:
+        fields["working_dir"] = code.working_dir.source
+    if code.py_modules:
+        fields["py_modules"] = [package.source for package in code.py_modules]
+    return fields
 
 
 class Shape(msgspec.Struct, frozen=True, array_like=True):
@@ -38,6 +91,8 @@ class Shape(msgspec.Struct, frozen=True, array_like=True):
     timeout_s: float = 0.0
     #: whether an attempt that was stopped so may be retried, at the cost of `max_retries`
     retry_timeouts: bool = False
+    #: what executors need to be able to import
+    code: Code = Code()
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):
@@ -104,12 +159,24 @@ class Verb(IntEnum):
     MOVED = 4
 
 
+#: The index of a word that is said of all tasks of a batch at once: its job has ended.
+EVERY_TASK = 0xFFFF
+
+
+#: What CANCELLED may add: the process of a running task is killed, and those of its children ...
+FORCE = b"force"
+#: ... or its children, the tasks that it submitted, are left alone.
+ALONE = b"alone"
+
+
 class Word(msgspec.Struct, frozen=True, array_like=True):
     """One thing said about one task."""
 
+    #: of the task in its batch, or `EVERY_TASK`
     index: int
     verb: Verb
-    #: DONE: the serialized values; FAILED: the serialized error; MOVED: batch id + index
+    #: DONE: the serialized values; FAILED: the serialized error; MOVED: batch id + index;
+    #: CANCELLED: any of `FORCE` and `ALONE`
     values: tuple[bytes, ...] = ()
     #: which attempt under the entry's claim says so
     attempt: int = 0
@@ -149,6 +216,21 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     #: the driver's working directory
     cwd: str
     namespace: str = ""
+    #: what its user calls it; need not be unique
+    name: str = ""
+    #: 10 bytes: the submitter of the batches that the driver itself submits
+    submitter: bytes = b""
+
+
+class Ending(msgspec.Struct, frozen=True, array_like=True):
+    """That a job is over for good: nothing of it may be run or written any more."""
+
+    #: UTC seconds, by the store's clock where it tells
+    at_s: float
+    #: completes "the value is lost: ..."
+    reason: str
+    #: what the job was called
+    name: str = ""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True):
@@ -168,6 +250,12 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True):
     idle: bool = True
     #: the tag of the Python version of its executors
     python: str = ""
+    #: what whoever started it says of its machine, e.g. its zone
+    labels: dict[str, str] = {}
+    #: the version of CloudRay that it runs
+    version: str = ""
+    #: how many stored records it has refused because the cluster's key has not signed them
+    refused: int = 0
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -180,6 +268,14 @@ class Cluster(msgspec.Struct, frozen=True):
     scan_s: float
     #: the cluster ends with its only driver, so values that nothing names are freed
     ephemeral: bool = False
+    #: which key signs its records (`keyring.ClusterKey.id`); empty where none does
+    key_id: str = ""
+    #: the URL of the SQS queue that rings agents; empty where the bucket's own bell does
+    sqs: str = ""
+    #: where there is a queue: names this cluster in its messages, and no other
+    id: str = ""
+    #: the store was found to honour put-if-absent before this was written
+    probed: bool = False
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -188,6 +284,7 @@ _KINDS: dict[type, Kind] = {
     Claim: Kind.CLAIM,
     Entry: Kind.JOURNAL,
     Job: Kind.JOB,
+    Ending: Kind.ENDING,
     Heartbeat: Kind.HEARTBEAT,
     Cluster: Kind.CLUSTER,
 }
@@ -196,7 +293,7 @@ _decoders: dict[type, msgspec.msgpack.Decoder[object]] = {
 }
 
 
-def seal(record: Batch | Claim | Entry | Job | Heartbeat | Cluster) -> bytes:
+def seal(record: Batch | Claim | Entry | Job | Ending | Heartbeat | Cluster) -> bytes:
     """A record as it is stored, under a fresh nonce."""
     return envelope.seal(_KINDS[type(record)], _encoder.encode(record))
 
@@ -206,5 +303,5 @@ def unseal(kind: type[_R], body: bytes, key: str) -> _R:
     payload = envelope.open_sealed(_KINDS[kind], body, key)
     try:
         return _decoders[kind].decode(payload)  # type: ignore[return-value]
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, MemoryError) as error:
         raise envelope.RecordError(f"{key} does not hold a {kind.__name__}: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 from cloudray import ids
 from cloudray.protocol import journal as journals
 from cloudray.protocol.journal import Journal
-from cloudray.protocol.records import Verb, Word
+from cloudray.protocol.records import ALONE, FORCE, Verb, Word
 from cloudray.protocol.sharing import at
 from cloudray.store.base import Op
 
@@ -66,13 +66,16 @@ class Results:
             if word is not None:
                 return word
 
-    def cancel(self, identifier: bytes, *, force: bool) -> Generator[Op, Any, Word]:
+    def cancel(
+        self, identifier: bytes, *, force: bool, recursive: bool = True
+    ) -> Generator[Op, Any, Word]:
         """Say CANCELLED of a task where its next word is due; returns its final word.
 
+        Unless `recursive`, the tasks that it submitted go on.
         When CANCELLED is the first final word the task never was; else what it returned or
         raised before stands. A MOVED that came first is followed, and cancelled there.
         """
-        said = (b"force",) if force else ()
+        said = (FORCE,) * force + (ALONE,) * (not recursive)
         while True:
             batch, index = self.waiting_on(identifier)
             words = [Word(index, Verb.CANCELLED, said)]

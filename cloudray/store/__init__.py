@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cloudray.store.base import (
+    UNCHANGED,
     Adopt,
     Body,
     Buffer,
@@ -16,6 +17,7 @@ from cloudray.store.base import (
     Delete,
     Entry,
     Get,
+    GetIfChanged,
     GetMany,
     Head,
     List,
@@ -24,7 +26,9 @@ from cloudray.store.base import (
     Store,
     StoreError,
     StoreFullError,
+    Tagged,
     TransientStoreError,
+    Unchanged,
 )
 from cloudray.store.envelope import Kind, RecordError, new_nonce, nonce_of, open_sealed, seal
 from cloudray.store.procedures import Procedure, drive, drive_async
@@ -35,8 +39,10 @@ if TYPE_CHECKING:
     from cloudray.store.directory import DirectoryStore
     from cloudray.store.faults import Fault, FaultPlan, Faulty
     from cloudray.store.memory import MemoryStore
+    from cloudray.store.opening import open_cluster
     from cloudray.store.reliable import Reliable
     from cloudray.store.room import Room, RoomSpec
+    from cloudray.store.signing import Signed, TamperedError
     from cloudray.store.spilling import SpillingStore
     from cloudray.store.urls import open_store
 
@@ -58,6 +64,9 @@ _LATER = {
     "S3_EXPRESS": "cloudray.store.counting",
     "S3_STANDARD": "cloudray.store.counting",
     "SpillingStore": "cloudray.store.spilling",
+    "Signed": "cloudray.store.signing",
+    "TamperedError": "cloudray.store.signing",
+    "open_cluster": "cloudray.store.opening",
     "open_store": "cloudray.store.urls",
 }
 
@@ -65,6 +74,7 @@ __all__ = [
     "R2",
     "S3_EXPRESS",
     "S3_STANDARD",
+    "UNCHANGED",
     "Adopt",
     "Backoff",
     "Body",
@@ -78,6 +88,7 @@ __all__ = [
     "FaultPlan",
     "Faulty",
     "Get",
+    "GetIfChanged",
     "GetMany",
     "Head",
     "Kind",
@@ -93,15 +104,20 @@ __all__ = [
     "Reliable",
     "Room",
     "RoomSpec",
+    "Signed",
     "SpillingStore",
     "Store",
     "StoreError",
     "StoreFullError",
+    "Tagged",
+    "TamperedError",
     "TransientStoreError",
+    "Unchanged",
     "drive",
     "drive_async",
     "new_nonce",
     "nonce_of",
+    "open_cluster",
     "open_sealed",
     "open_store",
     "seal",

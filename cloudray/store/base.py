@@ -10,9 +10,10 @@ and in the exhaustive model under `tests/`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -20,6 +21,7 @@ from cloudray.exceptions import ObjectStoreFullError
 
 if TYPE_CHECKING:
     from cloudray.store.room import Room
+    from cloudray.store.signing import Signature
 
 Buffer = bytes | bytearray | memoryview
 #: What a put accepts: one buffer, or several that are written one after the other.
@@ -33,6 +35,24 @@ class Entry(msgspec.Struct, frozen=True):
     size_bytes: int
     #: Changes whenever the object changes; opaque otherwise.
     etag: str
+    #: When it was written by the store's own clock, in whole UTC seconds; None: it does not tell.
+    modified_s: int | None = None
+
+
+class Tagged(msgspec.Struct, frozen=True):
+    """What was read, and the ETag by which `GetIfChanged` knows it again."""
+
+    body: bytes
+    etag: str
+
+
+class Unchanged(Enum):
+    """The answer of `GetIfChanged` that there is nothing new."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -66,6 +86,20 @@ class GetMany(msgspec.Struct, frozen=True):
     """Read several objects at once: a list of bytes or None, in the order of the keys."""
 
     keys: tuple[str, ...]
+    #: of each only the bytes before this one; None: all
+    end: int | None = None
+
+
+class GetIfChanged(msgspec.Struct, frozen=True):
+    """Read an object unless its ETag is still `etag` (empty: read it anyway).
+
+    The answer is None when absent, `UNCHANGED`, or the body with its ETag (`Tagged`).
+    """
+
+    key: str
+    etag: str = ""
+    #: only the bytes before this one; None: all
+    end: int | None = None
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -101,7 +135,7 @@ class Adopt(msgspec.Struct, frozen=True):
     path: Path
 
 
-Op = Put | Create | Get | GetMany | Head | List | Delete | Adopt
+Op = Put | Create | Get | GetMany | GetIfChanged | Head | List | Delete | Adopt
 
 
 class StoreError(Exception):
@@ -113,6 +147,28 @@ class TransientStoreError(StoreError):
 
     A write that raised it may nevertheless have happened.
     """
+
+    #: it passes only when somebody does what the message says
+    needs_somebody: bool = False
+
+
+class CredentialsError(TransientStoreError):
+    """The credentials have expired, or cannot be had now: somebody must renew them.
+
+    The message says how. The store is used again as soon as they work.
+    """
+
+    needs_somebody = True
+
+
+class ClockError(TransientStoreError):
+    """The store refuses what a machine asks whose clock is wrong; the message says by how much."""
+
+    needs_somebody = True
+
+
+class RefusedError(StoreError):
+    """The store refuses whoever asks, whatever he asks: no such bucket, or no permission."""
 
 
 class StoreFullError(StoreError, ObjectStoreFullError):
@@ -148,6 +204,14 @@ class Store(ABC):
         """The local file that *is* this object, when there is one to map."""
         return None
 
+    def signature(self, key: str) -> Signature | None:
+        """What signs or checks a record that travels in parts; None where that is not done."""
+        return None
+
+    def refusals(self) -> Mapping[str, str]:
+        """By key, what was wrong with records that were not loaded."""
+        return {}
+
     def close(self) -> None:  # noqa: B027 - most stores hold nothing open
         """Release connections and descriptors. Idempotent."""
 
@@ -165,6 +229,11 @@ class Store(ABC):
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Read several objects at once, in the order of the keys."""
         found: list[bytes | None] = self.perform(GetMany(tuple(keys)))
+        return found
+
+    def get_if_changed(self, key: str, etag: str = "") -> Tagged | Unchanged | None:
+        """Read an object with its ETag, unless that is still `etag`; None when it is absent."""
+        found: Tagged | Unchanged | None = self.perform(GetIfChanged(key, etag))
         return found
 
     def head(self, key: str) -> Entry | None:

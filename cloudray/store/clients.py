@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cloudray.store.profiles import boto3_credentials, read_profile
+from cloudray.store.profiles import ENDPOINTS, read_profile
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -21,6 +21,8 @@ CONNECT_TIMEOUT_S = 5
 #: Retries of the steady client, for at most so many seconds. `Reliable` goes on where they end.
 RETRIES = 6
 RETRY_S = 60
+#: Parts of one large body that travel at once.
+UPLOADS = 4
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -73,11 +75,13 @@ def connect(place: Place, *, once: bool) -> Client:
         store = AzureStore
     else:
         profile = read_profile(os.environ)
-        if profile.for_boto3:
-            options["credential_provider"] = boto3_credentials(profile.for_boto3)
+        if profile.for_botocore is not None:
+            from cloudray.store.credentials import BotocoreCredentials
+
+            options["credential_provider"] = BotocoreCredentials(profile.for_botocore)
         config = {
             **profile.config,
-            "endpoint": place.endpoint,
+            "endpoint": place.endpoint or profile.config.get("endpoint"),
             # This variable would win over `endpoint`.
             "aws_endpoint_url_s3": "AWS_ENDPOINT_URL_S3" in os.environ and place.endpoint,
             "s3_express": place.is_express,
@@ -85,15 +89,16 @@ def connect(place: Place, *, once: bool) -> Client:
         if place.region:
             config["region"] = place.region
         store = S3Store
-    if _endpoint_of(place).startswith("http://"):
+    if (config.get("endpoint") or endpoint_of(place) or "").startswith("http://"):
         options["client_options"]["allow_http"] = True
     options["config"] = {key: value for key, value in config.items() if value}
     client: Client = store(place.bucket, **options)
     return client
 
 
-def _endpoint_of(place: Place) -> str:
-    names = (
-        ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT") if place.scheme == "s3" else ()
+def endpoint_of(place: Place) -> str | None:
+    """The URL of the service that the place or the environment names; None: the provider's own."""
+    names = ENDPOINTS if place.scheme == "s3" else ()
+    return place.endpoint or next(
+        (os.environ[name] for name in names if os.environ.get(name)), None
     )
-    return place.endpoint or next((os.environ[name] for name in names if name in os.environ), "")

@@ -13,6 +13,7 @@ from cloudray.store.base import (
     Create,
     Delete,
     Get,
+    GetIfChanged,
     GetMany,
     Head,
     List,
@@ -163,7 +164,7 @@ class Counting(Wrapper):
 
 
 #: Operations that are always one request.
-_SINGLE: dict[type, str] = {Create: "put", Get: "get", Head: "get"}
+_SINGLE: dict[type, str] = {Create: "put", Get: "get", GetIfChanged: "get", Head: "get"}
 
 
 def _uploads(size_bytes: int) -> int:

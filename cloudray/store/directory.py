@@ -19,19 +19,23 @@ from typing import Any
 
 from cloudray.platform import on_fork
 from cloudray.store.base import (
+    UNCHANGED,
     Adopt,
     Body,
     Create,
     Delete,
     Entry,
     Get,
+    GetIfChanged,
     GetMany,
     Head,
     List,
     Op,
     Put,
     Store,
+    Tagged,
     TransientStoreError,
+    Unchanged,
 )
 from cloudray.store.bodies import check_file, range_of, size_of
 from cloudray.store.files import (
@@ -58,6 +62,8 @@ _HARMLESS = {"lost+found"}
 #: How often a write starts again because somebody removed the folder under it.
 _TRIES = 100
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+#: A pipe that somebody has put there has nothing to say, and nobody waits for it.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 
 class _LargeFileError(Exception):
@@ -165,7 +171,7 @@ class DirectoryStore(Store):
             case Put():
                 return self._put(op.key, op.body)
             case GetMany():
-                return [self._get(Get(key), large_bytes) for key in op.keys]
+                return [self._get(Get(key, end=op.end), large_bytes) for key in op.keys]
             case List():
                 check_prefix(op.prefix)
                 return list(islice(walk(self._root, op.prefix, op.after), op.limit))
@@ -175,6 +181,8 @@ class DirectoryStore(Store):
                 return self._head(op.key)
             case Adopt():
                 return self._adopt(op)
+            case GetIfChanged():
+                return self._get_if_changed(op)
 
     def _is_slow(self, op: Op) -> bool:
         match op:
@@ -246,7 +254,7 @@ class DirectoryStore(Store):
     def _get(self, op: Get, large_bytes: int | None) -> bytes | None:
         check_key(op.key)
         try:
-            descriptor = os.open(self._base + op.key, os.O_RDONLY)
+            descriptor = os.open(self._base + op.key, _READ)
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
@@ -263,13 +271,28 @@ class DirectoryStore(Store):
         finally:
             os.close(descriptor)
 
+    def _get_if_changed(self, op: GetIfChanged) -> Tagged | Unchanged | None:
+        check_key(op.key)
+        try:
+            descriptor = os.open(self._base + op.key, _READ)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            # A file is replaced, never written again: this is the ETag of what is read here.
+            etag = etag_of(os.fstat(descriptor))
+            if etag == op.etag:
+                return UNCHANGED
+            return Tagged(read_range(descriptor, 0, op.end), etag)
+        finally:
+            os.close(descriptor)
+
     def _head(self, key: str) -> Entry | None:
         check_key(key)
         try:
             status = os.stat(self._base + key, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Entry(key, status.st_size, etag_of(status))
+        return Entry(key, status.st_size, etag_of(status), int(status.st_mtime))
 
     def _delete(self, keys: Sequence[str]) -> None:
         for key in keys:

@@ -18,6 +18,7 @@ class, priority, then the age of the job.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import msgspec
@@ -38,6 +39,9 @@ _OBJECTS = "/objects/"
 _BLOBS = "/blobs/"
 _JOURNALS = "/results/"
 _LOGS = "/logs/"
+#: More claims than any batch ever has, and few enough to delete all that lie below the last.
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
+_AGENT = re.compile(r"[0-9A-Za-z._-]{1,64}")
 #: Bytes that no claim, no record without values, no batch or entry, no code ever has.
 _CLAIM_BYTES = 4 << 10
 _SMALL_BYTES = 1 << 20
@@ -45,6 +49,8 @@ _LARGE_BYTES = 256 << 20
 _BLOB_BYTES = 2 << 30
 #: Characters of an id as text.
 _ID_CHARACTERS = 16
+#: ... and of a batch's number.
+_NUMBER_CHARACTERS = 8
 
 
 class QueueName(msgspec.Struct, frozen=True, array_like=True):
@@ -83,9 +89,13 @@ def claim_of(stem: str, number: int) -> str:
 
 
 def parse_queue(key: str) -> tuple[str, int] | None:
-    """Split a key under `queue/` into stem and claim number; None if it is not one of ours."""
+    """Split a key under `queue/` into stem and claim number; None if it is not one of ours.
+
+    Only as we spell them: `.01`, or digits of another script, would name a claim that is another
+    key, and so hide the one that is there.
+    """
     stem, dot, number = key.rpartition(".")
-    if not dot or not number.isdecimal():
+    if not dot or not _NUMBER.fullmatch(number):
         return None
     return stem, int(number)
 
@@ -97,9 +107,11 @@ def parse_stem(stem: str) -> QueueName | None:
         job, submitter, number, days, size, estimated_ms = name.split("-")
         prefix = ids.batch_prefix(int(days), ids.from_text(job), ids.from_text(submitter))
         batch = ids.batch_id(prefix, int(number, 16))
-        return QueueName(klass, int(priority), batch, int(size), int(estimated_ms))
+        found = QueueName(klass, int(priority), batch, int(size), int(estimated_ms))
     except (ValueError, OverflowError):
         return None
+    # Spelled otherwise (capitals, `+7`), its claims would lie at other keys than its entry.
+    return found if found.stem == stem else None
 
 
 def job_folder(days: int, job: bytes) -> str:
@@ -169,6 +181,49 @@ def journals(batch: bytes) -> str:
     return f"{_job_folder_of(batch)}results/{ids.to_text(ids.submitter_of(batch))}/"
 
 
+def all_journals(identifier: bytes) -> str:
+    """The folder of all journals of the job that a batch or object belongs to."""
+    return _job_folder_of(identifier) + "results/"
+
+
+def batch_of(identifier: bytes, key: str) -> bytes | None:
+    """The batch that a journal's key is of, in the job of `identifier`; None if it is none."""
+    folder = all_journals(identifier)
+    parsed = parse_journal(key)
+    submitter = key.removeprefix(folder).partition("/")[0]
+    if parsed is None or not key.startswith(folder) or len(submitter) != _ID_CHARACTERS:
+        return None
+    try:
+        prefix = identifier[:11] + ids.from_text(submitter)
+    except ValueError:
+        return None
+    return ids.batch_id(prefix, parsed[0])
+
+
+def objects(identifier: bytes) -> str:
+    """The folder of large values of the job that a batch or object belongs to."""
+    return _job_folder_of(identifier) + "objects/"
+
+
+def maker_of(identifier: bytes, key: str) -> bytes | None:
+    """The batch whose task made a large value, in the job of `identifier`.
+
+    None for a value that was stored by `put`, and for a key that is none of these.
+    """
+    submitter, _, rest = key.removeprefix(objects(identifier)).partition("-")
+    number = rest[:_NUMBER_CHARACTERS]
+    try:
+        prefix = identifier[:11] + ids.from_text(submitter)
+        return ids.batch_id(prefix, int(number, 16)) if "-" in rest else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def logs(identifier: bytes) -> str:
+    """The folder of what the tasks of a job printed."""
+    return _job_folder_of(identifier) + "logs/"
+
+
 def parse_journal(key: str) -> tuple[int, int] | None:
     """A batch's number under its submitter, and an entry's number; None if it is not one of ours.
 
@@ -212,6 +267,16 @@ def may_lead_to_objects(prefix: str) -> bool:
 def log(days: int, job: bytes, agent: str, number: int) -> str:
     """Output that an agent captured for a job."""
     return f"{job_folder(days, job)}logs/{agent}/{number:08x}"
+
+
+def parse_agent(key: str) -> str | None:
+    """The agent whose heartbeat has this key; None if it is not one of ours.
+
+    >>> parse_agent("agents/0v1c"), parse_agent("agents/a/b")
+    ('0v1c', None)
+    """
+    name = key.removeprefix(AGENTS)
+    return name if key.startswith(AGENTS) and _AGENT.fullmatch(name) else None
 
 
 def agent(agent_id: str) -> str:

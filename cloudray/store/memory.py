@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
 from cloudray.store.base import (
+    UNCHANGED,
     Adopt,
     Create,
     Delete,
     Entry,
     Get,
+    GetIfChanged,
     GetMany,
     Head,
     List,
     Op,
     Put,
     Store,
+    Tagged,
+    Unchanged,
 )
 from cloudray.store.bodies import check_file, join, range_of
 from cloudray.store.keys import check_key, check_prefix
@@ -39,8 +45,10 @@ class MemoryStore(Store):
         """Make an empty store; `url` only names it."""
         self.url = url
         self._lock = threading.Lock()
-        #: body and version of each object
-        self._objects: dict[str, tuple[bytes, int]] = {}
+        #: body and version of each object, and when it was written
+        self._objects: dict[str, tuple[bytes, int, int]] = {}
+        #: what time it is (UTC seconds), for tests and simulations to replace
+        self.clock: Callable[[], float] = time.time
         #: its keys, sorted
         self._keys: list[str] = []
         self._versions = count(1)
@@ -59,7 +67,9 @@ class MemoryStore(Store):
                 self._write(op.key, join(op.body), replace=True)
                 return None
             case GetMany():
-                return [self._read(Get(key)) for key in op.keys]
+                return [self._read(Get(key, end=op.end)) for key in op.keys]
+            case GetIfChanged():
+                return self._read_if_changed(op)
             case List():
                 return self._list(op)
             case Delete():
@@ -81,15 +91,23 @@ class MemoryStore(Store):
                 insort(self._keys, key)
             elif not replace:
                 return False
-            self._objects[key] = body, next(self._versions)
+            self._objects[key] = body, next(self._versions), int(self.clock())
             return True
 
     def _read(self, op: Get) -> bytes | None:
         check_key(op.key)
         start, end = range_of(op)
         with self._lock:
-            body, _ = self._objects.get(op.key, (None, 0))
+            body, *_ = self._objects.get(op.key, (None, 0, 0))
         return None if body is None else body[start:end]
+
+    def _read_if_changed(self, op: GetIfChanged) -> Tagged | Unchanged | None:
+        check_key(op.key)
+        with self._lock:
+            body, version, _ = self._objects.get(op.key, (None, 0, 0))
+        if body is None:
+            return None
+        return UNCHANGED if str(version) == op.etag else Tagged(body[: op.end], str(version))
 
     def _list(self, op: List) -> list[Entry]:
         check_prefix(op.prefix)
@@ -105,8 +123,8 @@ class MemoryStore(Store):
             return page
 
     def _entry(self, key: str) -> Entry:
-        body, version = self._objects[key]
-        return Entry(key, len(body), str(version))
+        body, version, modified_s = self._objects[key]
+        return Entry(key, len(body), str(version), modified_s)
 
     def _delete(self, keys: tuple[str, ...]) -> None:
         for key in keys:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from cloudray.platform import on_fork
 from cloudray.store.base import (
+    UNCHANGED,
     Adopt,
     Body,
     Create,
+    CredentialsError,
     Delete,
     Entry,
     Get,
+    GetIfChanged,
     GetMany,
     Head,
     List,
@@ -25,18 +28,18 @@ from cloudray.store.base import (
     Put,
     Store,
     StoreError,
+    Tagged,
+    Unchanged,
 )
-from cloudray.store.bodies import PART_BYTES, check_file, join, range_of, size_of, views_of
-from cloudray.store.clients import Place, connect
-from cloudray.store.keys import check_key, check_prefix
-from cloudray.store.refusals import brief, interpret
+from cloudray.store.bodies import PART_BYTES, join, range_of, size_of, views_of
+from cloudray.store.checks import check_op, is_empty
+from cloudray.store.clients import UPLOADS, Place, connect
+from cloudray.store.refusals import brief, interpret, tells_nothing
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ListStream, ObjectMeta
     from obstore.store import ObjectStore as Client
 
-#: Parts of one large body that travel at once.
-UPLOADS = 4
 #: Objects of one blocking `GetMany` that travel at once.
 READERS = 16
 
@@ -73,119 +76,175 @@ class ObjectStore(Store):
             )
         _Threads.started = True
         self.url = url
+        self._place = place
+        #: whether any request has been answered yet
+        self._proven = False
+        #: where credentials come from is to be read again
+        self._stale = False
         self._ordered = not place.is_express
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="cloudray-get")
         from obstore.exceptions import BaseError
 
-        try:
-            self._steady = connect(place, once=False)
-            self._once = connect(place, once=True)
-        except (BaseError, ValueError) as error:
-            raise StoreError(f"cannot use {url}: {brief(error)}") from error
         self._errors = (BaseError, OSError, ValueError)
+        self._connect()
 
-    def perform(self, op: Op) -> Any:  # noqa: C901, PLR0911, PLR0912 - a branch for each operation
+    def perform(self, op: Op) -> Any:
         """Perform one operation, blocking.
 
         Raises `TransientStoreError` or `StoreError`; `ValueError` when a key is none.
         """
-        import obstore
-
-        _check(op)
-        steady = self._steady
+        check_op(op)
         try:
-            match op:
-                case Create():
-                    obstore.put(
-                        self._once, op.key, _payload(op.body), mode="create", use_multipart=False
-                    )
-                    return True
-                case Put():
-                    obstore.put(steady, op.key, _payload(op.body), **_parts(size_of(op.body)))
-                    return None
-                case Get() if _is_empty(op):
-                    obstore.head(steady, op.key)
-                    return b""
-                case Get():
-                    return obstore.get(steady, op.key, options=_options(op)).bytes().to_bytes()
-                case GetMany():
-                    return self._get_many(op)
-                case Head():
-                    return _entry(obstore.head(steady, op.key))
-                case List():
-                    page = _Page(op, ordered=self._ordered)
-                    for chunk in page.stream(steady):
-                        if page.is_full_with(chunk):
-                            break
-                    return page.entries()
-                case Delete():
-                    if op.keys:
-                        obstore.delete(steady, op.keys)
-                    return None
-                case Adopt():
-                    obstore.put(steady, op.key, op.path, **_parts(op.path.stat().st_size))
-                    op.path.unlink()
-                    return None
+            answer = self._do(op)
         except self._errors as error:
-            if isinstance(op, Delete) and len(op.keys) > 1 and isinstance(error, FileNotFoundError):
-                # Where there is no bulk deletion, the first absent key ends it.
+            if _ended_early(op, error):
                 for key in op.keys:
                     self.perform(Delete((key,)))
                 return None
-            return interpret(op, error, self.url)
+            try:
+                return self._interpret(op, error)
+            except StoreError as told:
+                if not tells_nothing(op, told) or self.perform(Get(op.key, 0, 1)) is not None:
+                    raise
+                return None
+        self._proven = True
+        return answer
 
-    async def perform_async(self, op: Op) -> Any:  # noqa: C901, PLR0911, PLR0912 - as perform
+    def _do(self, op: Op) -> Any:  # noqa: C901, PLR0911, PLR0912 - one each
+        import obstore
+
+        if self._stale:
+            self._renew()
+        steady = self._steady
+        match op:
+            case Create():
+                obstore.put(
+                    self._once, op.key, _payload(op.body), mode="create", use_multipart=False
+                )
+                return True
+            case Put():
+                obstore.put(steady, op.key, _payload(op.body), **_parts(size_of(op.body)))
+                return None
+            case Get() if is_empty(op):
+                obstore.head(steady, op.key)
+                return b""
+            case Get():
+                return obstore.get(steady, op.key, options=_options(op)).bytes().to_bytes()
+            case GetMany():
+                return self._get_many(op)
+            case GetIfChanged():
+                read = obstore.get(steady, op.key, options=_unless(op))
+                return _unless_same(op, read.bytes().to_bytes(), read.meta)
+            case Head():
+                return _entry(obstore.head(steady, op.key))
+            case List():
+                page = _Page(op, ordered=self._ordered)
+                for chunk in page.stream(steady):
+                    if page.is_full_with(chunk):
+                        break
+                return page.entries()
+            case Delete():
+                if op.keys:
+                    obstore.delete(steady, op.keys)
+                return None
+            case Adopt():
+                obstore.put(steady, op.key, op.path, **_parts(op.path.stat().st_size))
+                op.path.unlink()
+                return None
+
+    async def perform_async(self, op: Op) -> Any:
         """Perform one operation on the event loop. Raises what `perform` does."""
+        check_op(op)
+        try:
+            answer = await self._do_async(op)
+        except self._errors as error:
+            if _ended_early(op, error):
+                for key in op.keys:
+                    await self.perform_async(Delete((key,)))
+                return None
+            try:
+                return self._interpret(op, error)
+            except StoreError as told:
+                if (
+                    not tells_nothing(op, told)
+                    or await self.perform_async(Get(op.key, 0, 1)) is not None
+                ):
+                    raise
+                return None
+        self._proven = True
+        return answer
+
+    async def _do_async(self, op: Op) -> Any:  # noqa: C901, PLR0911, PLR0912 - as _do
         import asyncio
 
         import obstore
 
-        _check(op)
+        if self._stale:
+            self._renew()
         steady = self._steady
-        try:
-            match op:
-                case Create():
-                    await obstore.put_async(
-                        self._once, op.key, _payload(op.body), mode="create", use_multipart=False
-                    )
-                    return True
-                case Put():
-                    await obstore.put_async(
-                        steady, op.key, _payload(op.body), **_parts(size_of(op.body))
-                    )
-                    return None
-                case Get() if _is_empty(op):
-                    await obstore.head_async(steady, op.key)
-                    return b""
-                case Get():
-                    found = await obstore.get_async(steady, op.key, options=_options(op))
-                    return (await found.bytes_async()).to_bytes()
-                case GetMany():
-                    gets = (self.perform_async(Get(key)) for key in op.keys)
-                    return list(await asyncio.gather(*gets))
-                case Head():
-                    return _entry(await obstore.head_async(steady, op.key))
-                case List():
-                    page = _Page(op, ordered=self._ordered)
-                    async for chunk in page.stream(steady):
-                        if page.is_full_with(chunk):
-                            break
-                    return page.entries()
-                case Delete():
-                    if op.keys:
-                        await obstore.delete_async(steady, op.keys)
-                    return None
-                case Adopt():
-                    size_bytes = op.path.stat().st_size
-                    await obstore.put_async(steady, op.key, op.path, **_parts(size_bytes))
-                    op.path.unlink()
-                    return None
-        except self._errors as error:
-            if isinstance(op, Delete) and len(op.keys) > 1 and isinstance(error, FileNotFoundError):
-                for key in op.keys:
-                    await self.perform_async(Delete((key,)))
+        match op:
+            case Create():
+                await obstore.put_async(
+                    self._once, op.key, _payload(op.body), mode="create", use_multipart=False
+                )
+                return True
+            case Put():
+                await obstore.put_async(
+                    steady, op.key, _payload(op.body), **_parts(size_of(op.body))
+                )
                 return None
-            return interpret(op, error, self.url)
+            case Get() if is_empty(op):
+                await obstore.head_async(steady, op.key)
+                return b""
+            case Get():
+                found = await obstore.get_async(steady, op.key, options=_options(op))
+                return (await found.bytes_async()).to_bytes()
+            case GetMany():
+                gets = (self.perform_async(Get(key, end=op.end)) for key in op.keys)
+                return list(await asyncio.gather(*gets))
+            case GetIfChanged():
+                read = await obstore.get_async(steady, op.key, options=_unless(op))
+                return _unless_same(op, (await read.bytes_async()).to_bytes(), read.meta)
+            case Head():
+                return _entry(await obstore.head_async(steady, op.key))
+            case List():
+                page = _Page(op, ordered=self._ordered)
+                async for chunk in page.stream(steady):
+                    if page.is_full_with(chunk):
+                        break
+                return page.entries()
+            case Delete():
+                if op.keys:
+                    await obstore.delete_async(steady, op.keys)
+                return None
+            case Adopt():
+                size_bytes = op.path.stat().st_size
+                await obstore.put_async(steady, op.key, op.path, **_parts(size_bytes))
+                op.path.unlink()
+                return None
+
+    def _interpret(self, op: Op, error: Exception) -> Any:
+        try:
+            return interpret(op, error, self.url, self._place, proven=self._proven)
+        except CredentialsError:
+            self._stale = True
+            raise
+
+    def _renew(self) -> None:
+        """Read again where credentials come from: whoever was told to renew them may have."""
+        self._stale = False
+        try:
+            self._connect()
+        except StoreError:
+            # Half written, say: it is read again next time.
+            self._stale = True
+
+    def _connect(self) -> None:
+        try:
+            steady, once = connect(self._place, once=False), connect(self._place, once=True)
+        except self._errors as error:
+            raise StoreError(f"cannot use {self.url}: {brief(error)}") from error
+        self._steady, self._once = steady, once
 
     def close(self) -> None:
         """Stop the threads of `GetMany`."""
@@ -193,8 +252,8 @@ class ObjectStore(Store):
 
     def _get_many(self, op: GetMany) -> list[bytes | None]:
         if len(op.keys) <= 1:
-            return [self.perform(Get(key)) for key in op.keys]
-        return list(self._threads.map(lambda key: self.perform(Get(key)), op.keys))
+            return [self.perform(Get(key, end=op.end)) for key in op.keys]
+        return list(self._threads.map(lambda key: self.perform(Get(key, end=op.end)), op.keys))
 
 
 class _Page:
@@ -241,22 +300,9 @@ def _just_below(prefix: str) -> str:
     return f"{prefix[:-1]}{'.' if before == '/' else before}~"
 
 
-def _check(op: Op) -> None:
-    match op:
-        case List():
-            check_prefix(op.prefix)
-            check_prefix(op.after)
-        case GetMany() | Delete():
-            for key in op.keys:
-                check_key(key)
-        case Adopt():
-            check_key(op.key)
-            check_file(op)
-        case Get():
-            check_key(op.key)
-            range_of(op)
-        case _:
-            check_key(op.key)
+def _ended_early(op: Op, error: Exception) -> TypeGuard[Delete]:
+    """Whether deletions ended at an absent key, as they do where they are single requests."""
+    return isinstance(op, Delete) and len(op.keys) > 1 and isinstance(error, FileNotFoundError)
 
 
 def _payload(body: Body) -> bytes | list[memoryview]:
@@ -271,11 +317,6 @@ def _parts(size_bytes: int) -> dict[str, Any]:
     }
 
 
-def _is_empty(op: Get) -> bool:
-    start, end = range_of(op)
-    return start == end
-
-
 def _options(op: Get) -> GetOptions | None:
     start, end = range_of(op)
     if end is not None:
@@ -283,6 +324,25 @@ def _options(op: Get) -> GetOptions | None:
     return {"range": {"offset": start}} if start else None
 
 
+def _unless(op: GetIfChanged) -> GetOptions | None:
+    options: GetOptions = {}
+    if op.etag:
+        options["if_none_match"] = op.etag
+    if op.end is not None:
+        options["range"] = (0, op.end)
+    return options or None
+
+
+def _unless_same(op: GetIfChanged, body: bytes, meta: ObjectMeta) -> Tagged | Unchanged:
+    # Some services do not recognise the ETag that they gave out, and send the body again.
+    etag = _etag(meta)
+    return UNCHANGED if etag == op.etag else Tagged(body, etag)
+
+
 def _entry(meta: ObjectMeta) -> Entry:
-    etag = meta["e_tag"] or meta["version"] or f"{meta['last_modified'].timestamp()}-{meta['size']}"
-    return Entry(meta["path"], meta["size"], etag)
+    return Entry(meta["path"], meta["size"], _etag(meta), int(meta["last_modified"].timestamp()))
+
+
+def _etag(meta: ObjectMeta) -> str:
+    modified = meta["last_modified"].timestamp()
+    return meta["e_tag"] or meta["version"] or f"{modified}-{meta['size']}"

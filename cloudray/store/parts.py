@@ -16,6 +16,9 @@ def read_in_parts(store: Store, key: str) -> bytes | bytearray | None:
 
     A small one takes one request, a large one another for its size, and one for each part.
 
+    Raises `TamperedError` for a record that the cluster's key has not signed, `StoreError` when
+    the store cannot be read.
+
     >>> from cloudray.store import MemoryStore
     >>> store = MemoryStore()
     >>> store.put("key", b"value")
@@ -23,7 +26,12 @@ def read_in_parts(store: Store, key: str) -> bytes | bytearray | None:
     (b'value', None)
     """
     first = store.get(key, 0, PART_BYTES)
+    signature = None if first is None else store.signature(key)
+    if signature is not None and first is not None:
+        signature.add(0, first)
     if first is None or len(first) < PART_BYTES:
+        if signature is not None:
+            signature.check()
         return first
     entry = store.head(key)
     if entry is None:
@@ -38,8 +46,12 @@ def read_in_parts(store: Store, key: str) -> bytes | bytearray | None:
         if part is None or len(part) != end - start:
             raise StoreError(f"{key} in {store.url} was removed while it was read")
         body[start:end] = part
+        if signature is not None:
+            signature.add(start // PART_BYTES, part)
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="cloudray-get") as threads:
         for _ in threads.map(read, starts):
             pass
+    if signature is not None:
+        signature.check()
     return body

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from threading import Thread
 
-from cloudray.store.base import Create, Store, StoreError
+from cloudray.store.base import Create, Delete, Store, StoreError
+from cloudray.store.conditional import is_ours
 from cloudray.store.envelope import Kind, new_nonce, seal
+from cloudray.store.procedures import Procedure, drive, drive_async
 from cloudray.store.reliable import Reliable
 
 #: How many create one key at once.
@@ -30,7 +33,7 @@ def probe(store: Store) -> None:
     stem = FOLDER + new_nonce().hex()
     twice, raced = f"{stem}.twice", f"{stem}.raced"
     try:
-        _create_twice(reliable, twice)
+        drive(reliable, _create_twice(reliable, twice))
         _race(reliable, raced)
     except StoreError:
         with suppress(StoreError):  # the first trouble says more
@@ -39,16 +42,40 @@ def probe(store: Store) -> None:
     reliable.delete([twice, raced])
 
 
-def _create_twice(store: Reliable, key: str) -> None:
+async def probe_async(store: Reliable) -> None:
+    """Do what `probe` does on the event loop, where it can be cancelled."""
+    import asyncio  # which drivers do without
+
+    stem = FOLDER + new_nonce().hex()
+    twice, raced = f"{stem}.twice", f"{stem}.raced"
+    bodies = _rivals()
+    try:
+        await drive_async(store, _create_twice(store, twice))
+        creates = (store.perform_async(Create(raced, body)) for body in bodies)
+        _judge(store, bodies, await asyncio.gather(*creates, return_exceptions=True))
+    except StoreError:
+        with suppress(StoreError):  # as above
+            await store.perform_async(Delete((twice, raced)))
+        raise
+    await store.perform_async(Delete((twice, raced)))
+
+
+def _create_twice(store: Store, key: str) -> Procedure[None]:
     first = seal(Kind.PROBE, b"first")
-    if store.perform(Create(key, first)) is not None:
+    if (yield Create(key, first)) is not None:
         raise _refusal(store, "said that a new key was taken")
-    if store.perform(Create(key, seal(Kind.PROBE, b"second"))) != first:
+    holder = yield Create(key, seal(Kind.PROBE, b"second"))
+    # A signature may have been put into it: the nonce tells.
+    if holder is None or not is_ours(first, holder):
         raise _refusal(store, "let a second create replace the first")
 
 
+def _rivals() -> list[bytes]:
+    return [seal(Kind.PROBE, b"rival %d" % number) for number in range(RIVALS)]
+
+
 def _race(store: Reliable, key: str) -> None:
-    bodies = [seal(Kind.PROBE, b"rival %d" % number) for number in range(RIVALS)]
+    bodies = _rivals()
     #: what each rival was told: None, another's body, or why it failed
     told: list[bytes | StoreError | None] = [b""] * RIVALS
 
@@ -63,13 +90,20 @@ def _race(store: Reliable, key: str) -> None:
         rival.start()
     for rival in rivals:
         rival.join()
+    _judge(store, bodies, told)
+
+
+def _judge(
+    store: Store, bodies: Sequence[bytes], told: Sequence[bytes | BaseException | None]
+) -> None:
     for answer in told:
-        if isinstance(answer, StoreError):
+        if isinstance(answer, BaseException):
             raise answer
     winners = [number for number, answer in enumerate(told) if answer is None]
     if len(winners) != 1:
         raise _refusal(store, f"let {len(winners)} of {RIVALS} concurrent creates win")
-    if any(answer not in {None, bodies[winners[0]]} for answer in told):
+    others = [answer for answer in told if isinstance(answer, bytes)]
+    if not all(is_ours(bodies[winners[0]], answer) for answer in others):
         raise _refusal(store, "showed several bodies under a key that was created once")
 
 

@@ -5,11 +5,27 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
+import msgspec
+
 from cloudray.store.base import Op, Store, StoreError
+from cloudray.store.envelope import RecordError
 
 T = TypeVar("T")
-#: Yields operations, is sent their answers (or has their `StoreError` thrown into it), returns T.
-Procedure: TypeAlias = Generator[Op, Any, T]
+
+
+class Together(msgspec.Struct, frozen=True):
+    """Operations that may be performed at the same time; the answer is a list of their answers.
+
+    Who yields it is right whatever their order. All are over when it is answered, or when the
+    first of their errors, in the order given, is thrown.
+    """
+
+    ops: tuple[Op, ...]
+
+
+#: Yields operations, is sent their answers (or has the `StoreError` thrown into it that they raise,
+#: or the `RecordError` of a record that is not to be trusted), returns T.
+Procedure: TypeAlias = Generator[Op | Together, Any, T]
 
 
 def drive(store: Store, procedure: Procedure[T]) -> T:
@@ -35,7 +51,7 @@ def run(
     perform: Callable[[Any], Any],
     procedure: Generator[Any, Any, T],
     answer: Any = None,
-    error: StoreError | None = None,
+    error: StoreError | RecordError | None = None,
 ) -> T:
     """Run a procedure with `perform` answering, from its first yield or from a later one.
 
@@ -46,8 +62,8 @@ def run(
             op = procedure.send(answer) if error is None else procedure.throw(error)
             error = None
             try:
-                answer = perform(op)
-            except StoreError as raised:
+                answer = [perform(each) for each in op.ops] if type(op) is Together else perform(op)
+            except (StoreError, RecordError) as raised:
                 error = raised
     except StopIteration as stop:
         result: T = stop.value
@@ -58,7 +74,7 @@ async def run_async(
     perform: Callable[[Any], Awaitable[Any]],
     procedure: Generator[Any, Any, T],
     answer: Any = None,
-    error: StoreError | None = None,
+    error: StoreError | RecordError | None = None,
 ) -> T:
     """Do what `run` does, awaiting each answer."""
     try:
@@ -66,9 +82,22 @@ async def run_async(
             op = procedure.send(answer) if error is None else procedure.throw(error)
             error = None
             try:
-                answer = await perform(op)
-            except StoreError as raised:
+                if type(op) is Together:
+                    answer = await _together(perform, op)
+                else:
+                    answer = await perform(op)
+            except (StoreError, RecordError) as raised:
                 error = raised
     except StopIteration as stop:
         result: T = stop.value
         return result
+
+
+async def _together(perform: Callable[[Any], Awaitable[Any]], op: Together) -> list[Any]:
+    import asyncio
+
+    answers = await asyncio.gather(*map(perform, op.ops), return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return list(answers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Generator
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloudray.store.backoff import Backoff, Pause
 from cloudray.store.base import Create, Op, Store, TransientStoreError
@@ -13,6 +13,9 @@ from cloudray.store.conditional import create
 from cloudray.store.persistence import persist
 from cloudray.store.procedures import run, run_async
 from cloudray.store.wrapper import Wrapper
+
+if TYPE_CHECKING:
+    from cloudray.store.watch import Watch
 
 
 class Reliable(Wrapper):
@@ -39,12 +42,13 @@ class Reliable(Wrapper):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         sleep_async: Callable[[float], Awaitable[None]] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Make `store` reliable.
 
         After `give_up_s` seconds (None: never) an operation raises its `TransientStoreError`.
-        The rest is injected by simulations: randomness, a monotonic clock, and sleeps, all in
-        seconds.
+        `watch` hears of every attempt that failed, and of success after it. The rest is injected
+        by simulations: randomness, a monotonic clock, and sleeps, all in seconds.
         """
         super().__init__(store)
         self._raw = store.perform
@@ -55,6 +59,7 @@ class Reliable(Wrapper):
         self._clock = clock
         self._sleep = sleep
         self._sleep_async = sleep_async or _sleep_async
+        self._watch = watch
 
     def perform(self, op: Op) -> Any:
         """Perform one operation, blocking, until its outcome is known."""
@@ -68,6 +73,7 @@ class Reliable(Wrapper):
                 return None
         except TransientStoreError as raised:
             error = raised
+            self._failed(raised)
         return run(self._answer, self._begun(op), answer, error)
 
     async def perform_async(self, op: Op) -> Any:
@@ -85,6 +91,7 @@ class Reliable(Wrapper):
                 return None
         except TransientStoreError as raised:
             error = raised
+            self._failed(raised)
         return await run_async(self._answer_async, self._begun(op), answer, error)
 
     def _begun(self, op: Op) -> Generator[Op | Pause, Any, Any]:
@@ -100,12 +107,32 @@ class Reliable(Wrapper):
     def _answer(self, op: Op | Pause) -> Any:
         if isinstance(op, Pause):
             return self._sleep(self._backoff.delay_s(op.attempt, self._rng))
-        return self._raw(op)
+        try:
+            answer = self._raw(op)
+        except TransientStoreError as error:
+            self._failed(error)
+            raise
+        self._answered()
+        return answer
 
     async def _answer_async(self, op: Op | Pause) -> Any:
         if isinstance(op, Pause):
             return await self._sleep_async(self._backoff.delay_s(op.attempt, self._rng))
-        return await self._raw_async(op)
+        try:
+            answer = await self._raw_async(op)
+        except TransientStoreError as error:
+            self._failed(error)
+            raise
+        self._answered()
+        return answer
+
+    def _failed(self, error: TransientStoreError) -> None:
+        if self._watch is not None:
+            self._watch.failed(error)
+
+    def _answered(self) -> None:
+        if self._watch is not None:
+            self._watch.answered()
 
 
 async def _sleep_async(delay_s: float) -> None:

@@ -21,6 +21,7 @@ from cloudray.store.base import (
     Delete,
     Entry,
     Get,
+    GetIfChanged,
     GetMany,
     Head,
     List,
@@ -157,10 +158,10 @@ class SpillingStore(Store):
                 return self._put(op.key, op.body)
             case Adopt():
                 return self._adopt(op)
-            case Get() | Head():
+            case Get() | GetIfChanged() | Head():
                 return self._look(op)
             case GetMany():
-                return [self.perform(Get(key)) for key in op.keys]
+                return [self.perform(Get(key, end=op.end)) for key in op.keys]
             case Delete():
                 return self._delete(op.keys)
             case List():
@@ -208,7 +209,7 @@ class SpillingStore(Store):
         if self._disk is not None:
             self._disk.perform(Delete((key,)))
 
-    def _look(self, op: Get | Head) -> Any:
+    def _look(self, op: Get | GetIfChanged | Head) -> Any:
         found = self._memory.perform(op)
         if found is None and self._disk is not None:
             found = self._disk.perform(op)
@@ -254,7 +255,7 @@ class SpillingStore(Store):
                 return size_of(op.body) >= THREAD_BYTES
             case Adopt():
                 return not self._room.is_own(op.path)
-            case Get() | GetMany() | Delete():
+            case Get() | GetMany() | GetIfChanged() | Delete():
                 return True
         return False
 

@@ -37,7 +37,7 @@ def _walk(root: str, folder: str, start: str, after: str) -> Iterator[Entry]:
                 status = os.lstat(f"{root}/{key}")
             except FileNotFoundError:
                 continue
-            yield Entry(key, status.st_size, etag_of(status))
+            yield Entry(key, status.st_size, etag_of(status), int(status.st_mtime))
 
 
 def _names(root: str, folder: str, start: str) -> list[str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloudray.store.base import Store
+
+if TYPE_CHECKING:
+    from cloudray.store.signing import Signature
 
 
 class Wrapper(Store):
@@ -19,6 +24,14 @@ class Wrapper(Store):
     def path(self, key: str) -> Path | None:
         """The local file that *is* this object, when the inner store has one."""
         return self._store.path(key)
+
+    def signature(self, key: str) -> Signature | None:
+        """What the inner store says."""
+        return self._store.signature(key)
+
+    def refusals(self) -> Mapping[str, str]:
+        """What the inner store says."""
+        return self._store.refusals()
 
     def close(self) -> None:
         """Close the inner store."""

@@ -6,6 +6,8 @@ import functools
 import io
 import pickle
 import re
+import socket
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +34,8 @@ _ADVICE: dict[type, str] = {
     types.CoroutineType: "Await it, and pass what it returns.",
 }
 _ITSELF = "it"
+#: Where `not_unpickled` says that it failed, when it was in an executor.
+ON_WORKER = "on the worker"
 _WITHOUT_ATTRIBUTES = frozenset(
     {dict, list, tuple, set, frozenset, types.FunctionType, types.ModuleType}
 )
@@ -83,7 +87,10 @@ def not_unpickled(what: str, where: str, error: Exception) -> RaySystemError:
     """
     from cloudray.causes import with_frames_of_theirs
 
-    if isinstance(error, (ImportError, AttributeError)):
+    missing = missing_module(error) if where == ON_WORKER else ""
+    if missing:
+        advice = missing
+    elif isinstance(error, (ImportError, AttributeError)):
         advice = "What its class is imported from must be there too, in the same version."
     else:
         advice = "Its class has a __setstate__, __reduce__ or constructor that failed."
@@ -92,6 +99,28 @@ def not_unpickled(what: str, where: str, error: Exception) -> RaySystemError:
     )
     raised.__cause__ = with_frames_of_theirs(error)
     return raised
+
+
+def missing_module(error: BaseException) -> str:
+    """What to do about a module that is not on this machine; empty for any other error.
+
+    >>> missing_module(ModuleNotFoundError("No module named 'tea'", name="tea")).split(" on ")[0]
+    "There is no module 'tea'"
+    """
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    top = error.name.partition(".")[0]
+    if top in sys.modules:
+        # The package is here; another version of it may have that module.
+        return (
+            f"The package {top!r} is there on {socket.gethostname()}, but has no {error.name!r}: "
+            "it must be the same version as where this was submitted."
+        )
+    return (
+        f"There is no module {top!r} on {socket.gethostname()}: install it where the workers run, "
+        f"or send it along with runtime_env={{'py_modules': ['path/of/{top}']}} (a package's "
+        "folder, a module's file, or a wheel)."
+    )
 
 
 def _name(kind: type) -> str:

@@ -100,14 +100,14 @@ def test_a_cluster_in_a_directory_is_refused_with_the_way_to_go_on(
     assert "a cluster in a directory needs Linux, macOS or WSL" in said
 
 
-def test_an_agent_is_refused_with_the_way_to_go_on(variables: dict[str, str]) -> None:
+def test_a_worker_is_refused_with_the_way_to_go_on(variables: dict[str, str]) -> None:
     program = """
     import runpy, sys
-    sys.argv[1:] = ["s3://bucket"]
-    runpy.run_module("cloudray.agent", run_name="__main__")
+    sys.argv[1:] = ["worker", "s3://bucket"]
+    runpy.run_module("cloudray", run_name="__main__")
     """
     said = run(program, variables, status=1)
-    assert "an agent needs Linux, macOS or WSL" in said
+    assert "a worker needs Linux, macOS or WSL" in said
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def cluster(bucket_url: Callable[[], str]) -> Iterator[str]:
     with (
         tempfile.TemporaryDirectory(dir="/tmp") as sockets,
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "cloudray.agent", address, "--num-cpus", "2"],
+            [sys.executable, "-P", "-m", "cloudray", "worker", address, "--num-cpus", "2"],
             env=environment(XDG_RUNTIME_DIR=sockets),
         ) as agent,
     ):

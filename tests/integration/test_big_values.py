@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import numpy as np
 import psutil
@@ -15,7 +16,7 @@ from cloudray.store import Kind, Put, Reliable, open_store, seal
 from cloudray.store.bodies import PART_BYTES
 from cloudray.store.parts import read_in_parts
 from tests.buckets import cluster_in_bucket, credentials
-from tests.chaos.proxy import CALM, Fate, Proxy
+from tests.chaos.proxy import CALM, Fate, Proxy, Weather
 from tests.servers import Server
 
 PARTS = 6
@@ -50,7 +51,7 @@ def requests_of(server: Server, weather: Unlucky, *, reading: bool) -> int:
             if reading:
                 store.put("value", body)
                 door.fates.clear()
-            proxy.weather = weather  # type: ignore[assignment] - it does what one does
+            proxy.weather = cast("Weather", weather)
             if reading:
                 assert read_in_parts(store, "value") == body
             else:

@@ -49,6 +49,7 @@ def assert_cancelled(ref: ray.ObjectRef[Any]) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_running_task_is_interrupted(tmp_path: Path) -> None:
     ref = run_until_interrupted.remote(tmp_path)
     wait_for(tmp_path / "started")
@@ -72,6 +73,7 @@ def test_the_process_of_an_interrupted_task_goes_on(
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_with_force_the_process_is_killed(tmp_path: Path) -> None:
     @ray.remote
     def ignore_interrupts(folder: Path) -> None:
@@ -128,6 +130,7 @@ def test_what_has_not_started_never_does(
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_what_waits_for_its_arguments_is_cancelled(tmp_path: Path) -> None:
     first = wait_until.remote(tmp_path / "gate", tmp_path / "first")
     second = same.remote(first)
@@ -138,6 +141,7 @@ def test_what_waits_for_its_arguments_is_cancelled(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_what_was_just_submitted_is_cancelled(tmp_path: Path) -> None:
     refs = [wait_until.remote(tmp_path / "gate", tmp_path / str(n)) for n in range(20)]
     for ref in refs:
@@ -147,6 +151,7 @@ def test_what_was_just_submitted_is_cancelled(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_cancelling_what_is_finished_changes_nothing() -> None:
     ref = same.remote("done")
     ray.get(ref)
@@ -156,6 +161,7 @@ def test_cancelling_what_is_finished_changes_nothing() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_cancelling_a_stored_value_changes_nothing() -> None:
     ref = ray.put("stored")
     ray.cancel(ref)
@@ -181,6 +187,7 @@ def test_every_result_of_a_cancelled_task_is_cancelled(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_cancelled_task_fails_those_that_need_it(tmp_path: Path) -> None:
     ref = run_until_interrupted.remote(tmp_path)
     needing = same.remote(same.remote(ref))
@@ -218,6 +225,7 @@ def test_a_task_that_waits_for_a_child_is_interrupted_there(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_the_children_of_a_cancelled_task_are_cancelled_too(tmp_path: Path) -> None:
     @ray.remote
     def parent(folder: Path) -> Any:
@@ -231,6 +239,7 @@ def test_the_children_of_a_cancelled_task_are_cancelled_too(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_task_cancels_its_own_child(tmp_path: Path) -> None:
     @ray.remote
     def parent(folder: Path) -> str:

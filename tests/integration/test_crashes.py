@@ -68,6 +68,7 @@ def crash_of(ref: ray.ObjectRef[Any]) -> WorkerCrashedError:
 
 @pytest.mark.parametrize("how", [segfault, leave, kill, exit_politely])
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_death_costs_a_retry(tmp_path: Path, how: Callable[[], None]) -> None:
     assert ray.get(die_first.remote(tmp_path / "runs", 1, how)) == 2
 
@@ -94,6 +95,7 @@ def test_the_error_says_how_the_process_died(
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_the_error_says_which_task_and_which_attempt(tmp_path: Path) -> None:
     dying = die_first.options(max_retries=1, name="fragile")
     ref = dying.remote(tmp_path / "runs", 9, leave)
@@ -105,6 +107,7 @@ def test_the_error_says_which_task_and_which_attempt(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_the_error_has_the_last_lines_of_the_task_and_of_no_other() -> None:
     @ray.remote
     def chat(name: str) -> None:
@@ -159,6 +162,7 @@ def test_the_error_says_where_the_log_is() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_death_costs_the_neighbours_nothing(tmp_path: Path) -> None:
     """Also those with the same executor, in the same batch, that must not run twice."""
 
@@ -174,6 +178,7 @@ def test_a_death_costs_the_neighbours_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_poison_task_fails_and_the_others_finish() -> None:
     refs = [same.remote(number) for number in range(20)]
     poison = die.options(max_retries=2).remote(kill)
@@ -183,6 +188,7 @@ def test_a_poison_task_fails_and_the_others_finish() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_without_retries_a_task_runs_at_most_once(tmp_path: Path) -> None:
     refs = [
         die_first.options(max_retries=0).remote(tmp_path / str(number), 9, leave)
@@ -213,12 +219,14 @@ def test_deaths_and_exceptions_use_up_the_same_retries(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_crash_fails_those_that_need_the_result() -> None:
     needing = same.remote(same.remote(die.options(max_retries=0).remote(kill)))
     assert crash_of(needing).task_name == "die"
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_task_sees_the_crash_of_its_child() -> None:
     @ray.remote
     def parent() -> str | None:
@@ -252,6 +260,7 @@ def test_the_children_of_a_run_that_died_are_not_taken_for_those_of_the_next(
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_what_a_dead_executor_had_started_ends_with_it(tmp_path: Path) -> None:
     @ray.remote(max_retries=0)
     def start_and_die(folder: Path) -> None:

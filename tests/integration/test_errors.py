@@ -12,7 +12,7 @@ import cloudray as ray
 from cloudray.exceptions import RayTaskError
 from tests.integration.gates import count
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.buckets]
 
 
 class OutOfTeaError(Exception):

@@ -40,7 +40,7 @@ def test_sum_primes_agrees_with_itself_and_the_books() -> None:
 def address(tmp_path: Path) -> Iterator[str]:
     """A cluster in a directory, with an agent."""
     url = tmp_path.joinpath("cluster").as_uri()
-    with subprocess.Popen([sys.executable, "-m", "cloudray.agent", url], cwd=ROOT) as agent:
+    with subprocess.Popen([sys.executable, "-m", "cloudray", "worker", url], cwd=ROOT) as agent:
         yield url
         agent.terminate()
         try:

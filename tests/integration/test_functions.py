@@ -33,11 +33,13 @@ FULL: Any = greet
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_function_uses_the_globals_of_its_module() -> None:
     assert ray.get(add_offset.remote(2)) == 42
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_function_uses_what_it_closes_over() -> None:
     cups = [1, 2]
 
@@ -69,6 +71,7 @@ def test_an_object_that_can_be_called_is_a_function() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_coroutine_function_runs_to_its_end() -> None:
     @ray.remote
     async def later(value: int) -> int:
@@ -78,6 +81,7 @@ def test_a_coroutine_function_runs_to_its_end() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_positional_named_and_default_arguments_arrive() -> None:
     assert ray.get(greet.remote("hi", mark="!")) == ("hi", "nobody", (), "!", {})
     assert ray.get(greet.remote("hi", "you", "and", "you", mark="?", loud=True)) == (
@@ -149,6 +153,7 @@ def test_remote_says_how_it_is_applied(wrong: Any) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_the_newest_definition_runs() -> None:
     found = []
     for version in (1, 2):

@@ -13,7 +13,7 @@ import cloudray as ray
 from cloudray import ids
 from tests.integration.gates import wait_for
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.buckets]
 
 #: Larger than what travels with a batch or a result.
 LARGE_BYTES = 3_000_000

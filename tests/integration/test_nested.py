@@ -75,11 +75,13 @@ def test_parents_that_all_wait_for_children_finish(own_cluster: Callable[..., Em
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_tree_of_tasks_gives_what_plain_recursion_gives() -> None:
     assert ray.get(fib.remote(6)) == 8
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_task_submits_many_tasks() -> None:
     @ray.remote
     def fan_out(width: int) -> int:
@@ -89,6 +91,7 @@ def test_a_task_submits_many_tasks() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_child_starts_while_its_parent_computes(tmp_path: Path) -> None:
     @ray.remote
     def parent(folder: Path) -> str:
@@ -101,6 +104,7 @@ def test_a_child_starts_while_its_parent_computes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_children_run_on_after_their_parent(tmp_path: Path) -> None:
     @ray.remote
     def leave_one(folder: Path) -> Any:
@@ -117,6 +121,7 @@ def test_children_run_on_after_their_parent(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_children_take_refs_and_values_of_their_parent() -> None:
     @ray.remote
     def add(*numbers: int) -> int:
@@ -133,6 +138,7 @@ def test_children_take_refs_and_values_of_their_parent() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_task_calls_a_remote_function_that_it_was_given() -> None:
     @ray.remote
     def apply(function: Any, *args: Any) -> Any:
@@ -252,6 +258,7 @@ def test_two_tasks_run_on_two_cpus_though_a_third_waits(
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_the_errors_of_children_reach_the_driver() -> None:
     @ray.remote
     def fail() -> None:
@@ -266,6 +273,7 @@ def test_the_errors_of_children_reach_the_driver() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_a_task_knows_the_cluster_as_the_driver_does() -> None:
     @ray.remote
     def facts() -> tuple[Any, bool]:

@@ -268,7 +268,7 @@ def test_a_ref_of_the_wrong_length_is_refused() -> None:
 def address(tmp_path: Path) -> Iterator[str]:
     """A cluster in a directory, with an agent."""
     url = tmp_path.joinpath("cluster").as_uri()
-    command = [sys.executable, "-m", "cloudray.agent", url, "--num-cpus", "1"]
+    command = [sys.executable, "-m", "cloudray", "worker", url, "--num-cpus", "1"]
     with subprocess.Popen(command, env=environment()) as agent:
         yield url
         agent.terminate()

@@ -471,7 +471,7 @@ def test_work_that_goes_on_elsewhere_can_be_collected_later(tmp_path: Path) -> N
         import subprocess, sys
         import cloudray as ray
         agent = subprocess.Popen(
-            [sys.executable, "-m", "cloudray.agent", {address!r}, "--num-cpus", "1"]
+            [sys.executable, "-m", "cloudray", "worker", {address!r}, "--num-cpus", "1"]
         )
         try:
             ray.init({address!r})

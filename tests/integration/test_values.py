@@ -74,6 +74,7 @@ def with_size(size_bytes: int) -> bytes:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 @pytest.mark.parametrize("limit", [MAX_INLINE_BYTES, MAX_BATCH_BYTES])
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_values_around_each_threshold_come_back(limit: int, more: int) -> None:
@@ -83,6 +84,7 @@ def test_values_around_each_threshold_come_back(limit: int, more: int) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_many_values_just_below_the_threshold_fill_several_batches() -> None:
     value = with_size(MAX_INLINE_BYTES - 1_000)
     refs = [same.remote(value) for _ in range(3 * MAX_BATCH_BYTES // MAX_INLINE_BYTES)]
@@ -293,6 +295,7 @@ def test_executors_map_the_one_download_of_a_value(no_cluster: None, tmp_path: P
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.buckets
 def test_what_was_got_outlives_its_ref_and_what_is_stored_after_it() -> None:
     kept = []
     for number in range(30):

@@ -10,7 +10,7 @@ import pytest
 import cloudray as ray
 from tests.integration.gates import wait_for
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.buckets]
 
 
 @ray.remote

@@ -108,9 +108,12 @@ ROWS: tuple[Mistake, ...] = (
         "ray.get(ray.remote(tools.f).remote())",
         error="RayTaskError(RuntimeError)",
         message="cloudray::f() (pid=…)\nRuntimeError: The remote function f failed to import on "
-        "the worker (ModuleNotFoundError: No module named 'only_here'). This may be because needed "
-        "library dependencies are not installed in the worker environment.",
-        instead="Install the module where the agents run, or define the function in the program.",
+        "the worker (ModuleNotFoundError: No module named 'only_here'). There is "
+        "no module 'only_here' on …: install it where the workers run, or send it along with "
+        "runtime_env={'py_modules': ['path/of/only_here']} (a package's folder, a module's file, "
+        "or a wheel).",
+        instead="Install the module where the agents run, send it along, or define the function in "
+        "the program.",
         stores=True,
     ),
 )

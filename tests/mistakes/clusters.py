@@ -215,6 +215,30 @@ ROWS: tuple[Mistake, ...] = (
         "`s3://bucket`.",
     ),
     _init(
+        "A name that no bucket can have",
+        '"s3://My_Bucket/prefix"',
+        "ValueError",
+        "'s3://My_Bucket/prefix' names no bucket that there can be: 3 to 63 lower-case letters, "
+        "digits, hyphens and dots",
+        '`"s3://my-bucket/prefix"`.',
+    ),
+    _init(
+        "A secret in the address",
+        '"s3://AKIAEXAMPLE:hunter2@bucket/prefix"',
+        "ValueError",
+        "'s3://...@bucket/prefix' has credentials in it, and addresses are shown, logged and "
+        "stored. Leave them out: …",
+        "Environment variables, a profile or a role.",
+    ),
+    _init(
+        "A host in the place of the bucket",
+        '"s3://127.0.0.1:9000/prefix"',
+        "ValueError",
+        "'s3://127.0.0.1:9000/prefix' names a host in the place of the bucket: write "
+        "s3://bucket/prefix?endpoint=http://127.0.0.1:9000",
+        "`s3://bucket/prefix?endpoint=http://127.0.0.1:9000`.",
+    ),
+    _init(
         "An endpoint that is no URL",
         '"s3://bucket?endpoint=localhost:9000"',
         "ValueError",
@@ -231,7 +255,7 @@ ROWS: tuple[Mistake, ...] = (
         "Check the address, and whether the service runs.",
         "for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):\n"
         "    monkeypatch.setenv(name, 'none')\n"
-        "monkeypatch.setattr('cloudray.driver.session.REACH_S', 0.01)\n",
+        "monkeypatch.setattr('cloudray.driver.reaching.REACH_S', 0.01)\n",
     ),
     _init(
         "A name that the settings do not have",
@@ -245,7 +269,7 @@ ROWS: tuple[Mistake, ...] = (
         "A parameter of an address that does not exist",
         '"file:///shared?durabel=1"',
         "ValueError",
-        "'file:///shared?durabel=1' says durabel, which means nothing here: a file:// URL takes "
+        "'file:///shared?durabel=...' says durabel, which means nothing here: a file:// URL takes "
         "durable…",
         "`?durable=1`.",
     ),

@@ -152,9 +152,11 @@ ROWS: tuple[Mistake, ...] = (
         shown="import tools  # which only this machine has\n\nray.get(f.remote(tools.Tool()))",
         error="RayTaskError(RaySystemError)",
         message=f"{_PLACE}cloudray.exceptions.RaySystemError: an argument of f could not be "
-        "unpickled on the worker (ModuleNotFoundError: No module named 'only_here'). What its "
-        "class is imported from must be there too, in the same version.",
-        instead="Install the module where the agents run.",
+        "unpickled on the worker (ModuleNotFoundError: No module named 'only_here'). There is "
+        "no module 'only_here' on …: install it where the workers run, or send it along with "
+        "runtime_env={'py_modules': ['path/of/only_here']} (a package's folder, a module's file, "
+        "or a wheel).",
+        instead="Install the module where the agents run, or send it along.",
         stores=True,
     ),
     _failed(

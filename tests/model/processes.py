@@ -21,6 +21,7 @@ from cloudray.protocol.records import Batch, Verb, Word
 from cloudray.protocol.results import Results
 from cloudray.store.base import Op
 from cloudray.store.layout import QueueName
+from cloudray.store.procedures import Together
 from tests.model.world import Target, name_of, pack, prefix_of, unpack
 
 Phase = tuple[Any, ...]
@@ -71,7 +72,7 @@ class Tell(msgspec.Struct, frozen=True):
     word: Word
 
 
-Step = Op | Look | Stray | Choose | Execute | Ring | Know | Tell
+Step = Op | Together | Look | Stray | Choose | Execute | Ring | Know | Tell
 Run = Generator[Step, Any, Phase | None]
 
 
@@ -113,6 +114,8 @@ class Process:
     mortal = True
     #: whether it does something only when every other agent is dead
     reserve = False
+    #: in which order operations happen that it performs together
+    beside: tuple[int, ...] = ()
 
     def __init__(self, tag: str, first: Phase) -> None:
         self.tag = tag
@@ -199,8 +202,11 @@ class Agent(Process):
         forgets: bool = False,
         notes: bool = False,
         reserve: bool = False,
+        beside: tuple[int, ...] = (),
     ) -> None:
+        """`beside`: it reads beside its first claims, and in which order that happens."""
         super().__init__(tag, ("look", 0, frozenset()))
+        self.beside = beside
         self._prefix = prefix_of(tag)
         self._rings = rings
         self._groups = groups
@@ -219,7 +225,8 @@ class Agent(Process):
     def claim(self, given: int, heard: frozenset[str], target: Target) -> Run:
         """Try to become the holder."""
         carried = None if target.carried is None else unpack(target.carried)
-        outcome = yield from claims.claim(target.name, target.number, self.tag, carried)
+        prompt = (lambda: True) if self.beside else None
+        outcome = yield from claims.claim(target.name, target.number, self.tag, carried, prompt)
         if not isinstance(outcome, claims.Won):
             return ("look", given, heard)
         batch, journal = outcome.batch, outcome.journal

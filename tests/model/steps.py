@@ -11,6 +11,7 @@ from cloudray.store.backoff import Pause
 from cloudray.store.base import Create, GetMany, TransientStoreError
 from cloudray.store.bodies import join
 from cloudray.store.envelope import HEADER_BYTES
+from cloudray.store.procedures import Together
 from tests.model.processes import Phase, Process, Step
 
 #: Stands among a process's answers for a `TransientStoreError`.
@@ -82,13 +83,22 @@ class Steps:
         try:
             while True:
                 step = run.send(answer)
-                if isinstance(step, Create):
+                if isinstance(step, Together):
+                    answer = yield from self._together(step)
+                elif isinstance(step, Create):
                     answer = yield from self._create(step)
                 else:
                     answer = yield step
         except StopIteration as stop:
             following: Phase | None = stop.value
             return following
+
+    def _together(self, together: Together) -> Generator[Step | Attempt, Any, list[Any]]:
+        answers: dict[int, Any] = {}
+        for place in self.process.beside:
+            op = together.ops[place]
+            answers[place] = (yield from self._create(op)) if isinstance(op, Create) else (yield op)
+        return [answers[place] for place in range(len(together.ops))]
 
     def _create(self, op: Create) -> Generator[Step | Attempt, Any, bytes | None]:
         body = self._stamped(op)

@@ -8,6 +8,8 @@ from tests.model.world import Budget, World, root_batch
 ONE = root_batch(1)
 TWO = root_batch(2)
 THREE = root_batch(3)
+#: The orders in which claim, entry and journal (0, 1, 2) are met that are performed together.
+JOURNAL_FIRST, ENTRY_FIRST = (2, 1, 0), (1, 2, 0)
 #: one task that may run once at most
 ONCE = root_batch(1, max_retries=0)
 #: one task, and two, of which a crash costs each its only retry
@@ -21,10 +23,19 @@ def agents(
     rings: bool = False,
     forgets: bool = False,
     notes: bool = False,
+    beside: tuple[int, ...] = (),
 ) -> tuple[Process, ...]:
     """Two agents, and a third one that appears when both are dead."""
     return tuple(
-        Agent(tag, groups=groups, rings=rings, forgets=forgets, notes=notes, reserve=tag == "c")
+        Agent(
+            tag,
+            groups=groups,
+            rings=rings,
+            forgets=forgets,
+            notes=notes,
+            reserve=tag == "c",
+            beside=beside,
+        )
         for tag in "abc"
     )
 
@@ -97,5 +108,48 @@ WORLDS = {
     ),
     "sweeping": World(
         (Submitter(ONCE, rings=True), *agents(rings=True), Sweeper()), ONCE, Budget(crashes=1)
+    ),
+    # Entry and journal are read beside the first claim, so before it at worst.
+    "beside, takeover": World(
+        agents(beside=JOURNAL_FIRST), TWO, Budget(crashes=1, losses=1, takeovers=1)
+    ),
+    "beside, once": World(
+        agents(beside=JOURNAL_FIRST), ONCE, Budget(crashes=1, losses=1, takeovers=1), lies=True
+    ),
+    "beside, cancel": World(
+        (*agents(groups=True, beside=JOURNAL_FIRST), Canceller(TWO.id, 1)),
+        TWO,
+        Budget(crashes=1, takeovers=1, gifts=1),
+    ),
+    "beside, cancel once": World(
+        (*agents(beside=ENTRY_FIRST), Canceller(ONCE.id, 0)), ONCE, Budget(crashes=1, losses=1)
+    ),
+    "beside, early": World(
+        (Submitter(TWO, rings=True), *agents(groups=True, rings=True, beside=ENTRY_FIRST)),
+        TWO,
+        Budget(crashes=1, losses=1),
+    ),
+    "beside, early, giving away": World(
+        (Submitter(TWO, rings=True), *agents(groups=True, rings=True, beside=JOURNAL_FIRST)),
+        TWO,
+        Budget(crashes=1, gifts=1),
+    ),
+    "beside, forgetting": World(
+        (Submitter(ONE), *agents(groups=True, forgets=True, beside=JOURNAL_FIRST)),
+        ONE,
+        Budget(crashes=1, losses=1, takeovers=1),
+    ),
+    "beside, forgetting once": World(
+        (Submitter(ONCE), *agents(groups=True, forgets=True, beside=ENTRY_FIRST)),
+        ONCE,
+        Budget(crashes=1, losses=1, takeovers=1),
+    ),
+    "beside, sweeping": World(
+        (Submitter(ONCE, rings=True), *agents(rings=True, beside=JOURNAL_FIRST), Sweeper()),
+        ONCE,
+        Budget(crashes=1),
+    ),
+    "beside, giving back": World(
+        agents(groups=True, beside=ENTRY_FIRST), TWO, Budget(crashes=1, takeovers=1, returns=2)
     ),
 }

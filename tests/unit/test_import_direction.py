@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("driver",),
     ("agent",),
     ("executor",),
+    ("code",),
     ("protocol",),
     ("values",),
     ("bells",),
@@ -39,10 +40,15 @@ PUBLIC = {"util", "face", "ground"}
 
 
 def layer_of(module: str, folders: set[str]) -> str:
-    """The layer of `cloudray.x.y`: its folder, "face" for `cloudray`, else "ground"."""
+    """The layer of `cloudray.x.y`: its folder, "face" for `cloudray`, else "ground".
+
+    `cloudray.__main__` is the command line.
+    """
     _, *rest = module.split(".")
     if not rest:
         return "face"
+    if rest == ["__main__"]:
+        return "cli"
     return rest[0] if rest[0] in folders else "ground"
 
 

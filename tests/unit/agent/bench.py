@@ -255,7 +255,12 @@ class Bench:
     """The agent with all its parts, and what tests do to them. Its clocks do not run."""
 
     def __init__(
-        self, raw: Store, spool: Path, loop: asyncio.AbstractEventLoop, cpus: float = 2.0
+        self,
+        raw: Store,
+        spool: Path,
+        loop: asyncio.AbstractEventLoop,
+        cpus: float = 2.0,
+        settings: Cluster = SETTINGS,
     ) -> None:
         self.ledger = Ledger()
         self.store = Reliable(Counting(raw, self.ledger))
@@ -263,7 +268,7 @@ class Bench:
         self.stage = Stage()
         self.agent = Agent(
             self.store,
-            SETTINGS,
+            settings,
             {"CPU": to_units(cpus), "memory": to_units(1 << 34)},
             "/run/agent.sock",
             spool,

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from cloudray import platform
-from cloudray.store import MemoryStore
-from tests.unit.agent.bench import Bench, Remote
+from cloudray.protocol.records import Cluster
+from cloudray.store import MemoryStore, Store
+from tests.unit.agent.bench import SETTINGS, Bench, Remote
 from tests.unit.agent.virtual import VirtualLoop
 
 
@@ -45,9 +46,15 @@ def make_bench(
     """Make an agent with so many CPUs, whose store answers at once or is far away."""
     made: list[Bench] = []
 
-    def make(cpus: float = 2.0, *, remote: bool = False, store: MemoryStore | None = None) -> Bench:
+    def make(
+        cpus: float = 2.0,
+        *,
+        remote: bool = False,
+        store: Store | None = None,
+        settings: Cluster = SETTINGS,
+    ) -> Bench:
         raw = store or (Remote() if remote else MemoryStore())
-        bench = Bench(raw, tmp_path, loop, cpus)
+        bench = Bench(raw, tmp_path, loop, cpus, settings)
         monkeypatch.setattr(os, "killpg", bench.stage.killpg)
         monkeypatch.setattr(platform, "exit_descriptor", bench.stage.exit_descriptor)
         made.append(bench)

@@ -172,3 +172,21 @@ async def test_a_task_that_was_cancelled_meanwhile_stays_cancelled(bench: Bench)
     bench.charity.give()
     assert held.journal.decided[2].verb is Verb.CANCELLED
     assert bench.journal(batch).decided[2].verb is Verb.CANCELLED
+
+
+async def test_a_task_that_a_zombie_was_permitted_to_run_is_not_forgotten(bench: Bench) -> None:
+    once = batch_of(1, shape_of(max_retries=0), number=1)
+    await bench.hold(batch_of(1))
+    await hold_and_wait_for(bench, once)
+    bench.write(once, started(0), claim=1)
+    bench.charity.give()
+    (executor,) = bench.executors
+    executor.end(*executor.queue)
+    await bench.settle()
+    # MOVED came too late, and so does every permission to run it here.
+    assert bench.words(once) == [(0, Verb.STARTED), (0, Verb.FAILED)]
+
+
+async def hold_and_wait_for(bench: Bench, batch: Batch) -> None:
+    await bench.hold(batch, claim=2)
+    await asyncio.sleep(2.5)

@@ -165,14 +165,16 @@ async def pause(bench: Bench) -> None:
 async def test_after_a_pause_nothing_starts_before_the_claims_have_been_looked_at(
     bench: Bench,
 ) -> None:
+    await bench.hold(batch_of(3))
     await pause(bench)
-    held = bench.discovery
-    held.offer(bench.publish(batch_of(1)), urgent=True)
+    one, other = bench.executors
+    one.end(*one.queue)
     await bench.settle()
-    assert bench.executors == []
+    assert one.queue == []
     await bench.agent._heartbeat()
     await bench.settle()
-    assert len(bench.executors) == 1
+    assert len(one.queue) == 1
+    assert len(other.calls) == 1
 
 
 async def test_what_was_taken_over_meanwhile_is_stopped_and_nothing_else(bench: Bench) -> None:

@@ -5,8 +5,12 @@ import asyncio
 import pytest
 
 from cloudray.agent import discovery as discoveries
-from cloudray.protocol.records import Batch, Claim, Task, unseal
-from cloudray.store import Delete, layout
+from cloudray.agent import holders
+from cloudray.agent.rings import MAX_ASIDE, MAX_LOSSES
+from cloudray.bells.base import Heard
+from cloudray.bells.hints import Hint
+from cloudray.protocol.records import Batch, Claim, Task, seal, unseal
+from cloudray.store import Delete, Ledger, layout
 from cloudray.store.layout import QueueName, claim_of
 from tests.unit.agent.bench import (
     SETTINGS,
@@ -396,3 +400,269 @@ async def test_an_entry_that_comes_after_its_claims_starts_the_wait_anew(bench: 
     bench.write(BATCH, done(0), done(1))
     await bench.discovery.scan()
     assert len(bench.keys(layout.QUEUE)) == 2
+
+
+# -- rings that others hear too ------------------------------------------------------------
+
+
+def heard_of(*names: QueueName, body: bytes = b"") -> list[Heard]:
+    return [Heard(Hint(name), body) for name in names]
+
+
+class Messages:
+    """Hints that say whether they were taken."""
+
+    def __init__(self) -> None:
+        self.taken: list[bool] = []
+
+    def of(self, name: QueueName, body: bytes = b"") -> list[Heard]:
+        return [Heard(Hint(name), body, self._settle)]
+
+    def _settle(self, *, taken: bool) -> None:
+        self.taken.append(taken)
+
+
+@pytest.fixture
+def fruitless(bench: Bench) -> list[str]:
+    """Grows with every ring that was in vain."""
+    said: list[str] = []
+    bench.discovery.on_fruitless = lambda: said.append("in vain")
+    return said
+
+
+async def test_a_hint_is_taken_by_who_claims_its_batch(bench: Bench, fruitless: list[str]) -> None:
+    messages = Messages()
+    name = bench.publish(BATCH)
+    bench.discovery.told(messages.of(name))
+    assert holder_of(bench, name) == bench.agent.id
+    assert (messages.taken, fruitless) == ([True], [])
+
+
+async def test_a_hint_whose_batch_another_holds_is_of_no_more_use(
+    bench: Bench, fruitless: list[str]
+) -> None:
+    messages = Messages()
+    name = bench.publish(BATCH)
+    bench.claim(name, 1, "other")
+    bench.discovery.told(messages.of(name))
+    assert (messages.taken, fruitless) == ([True], [])
+
+
+async def test_a_hint_that_an_agent_cannot_use_is_left_to_others(
+    bench: Bench, fruitless: list[str]
+) -> None:
+    messages = Messages()
+    name = bench.publish(batch_of(1, shape_of(cpus=64.0)))
+    bench.discovery.told(messages.of(name))
+    assert (messages.taken, fruitless) == ([False], [])
+
+
+async def test_a_ring_that_names_nothing_new_is_in_vain(bench: Bench, fruitless: list[str]) -> None:
+    bench.discovery.told([])
+    assert fruitless == ["in vain"]
+
+
+async def test_a_hint_about_what_is_held_is_no_news(bench: Bench, fruitless: list[str]) -> None:
+    messages = Messages()
+    held = await bench.hold(BATCH)
+    bench.discovery.told(messages.of(held.name))
+    assert (messages.taken, fruitless) == ([True], [])
+
+
+async def test_where_others_took_the_first_the_rest_of_a_ring_is_not_tried(
+    bench: Bench, fruitless: list[str]
+) -> None:
+    names = [bench.publish(batch_of(1, number=number)) for number in range(20)]
+    for name in names:
+        bench.claim(name, 1, "other")
+    before = bench.ledger.as_dict()["put"]
+    bench.discovery.told(heard_of(*names))
+    assert bench.ledger.as_dict()["put"] - before == MAX_LOSSES
+    assert fruitless == ["in vain"]
+
+
+async def test_of_many_agents_few_go_at_once_for_a_batch_that_all_hear_of(bench: Bench) -> None:
+    bench.discovery.others = 999
+    names = [bench.publish(batch_of(1, number=number)) for number in range(100)]
+    bench.discovery.told(heard_of(*names))
+    assert sum(holder_of(bench, name) is not None for name in names) < 10
+
+
+async def test_what_was_left_to_others_and_nobody_holds_is_claimed_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.discovery.others = 999
+    monkeypatch.setattr(discoveries, "is_keen", lambda *_: False)
+    names = [bench.publish(batch_of(1, number=number)) for number in range(MAX_ASIDE)]
+    bench.discovery.told(heard_of(*names))
+    assert bench.discovery.has_aside
+    for name in names[2:]:
+        bench.claim(name, 1, "other")
+    before = bench.ledger.as_dict()
+    await bench.discovery.look_aside()
+    assert [holder_of(bench, name) for name in names[:2]] == [bench.agent.id] * 2
+    # No claim is tried that another holds: reading is cheaper than losing.
+    assert bench.ledger.subtract(before).as_dict()["put"] == 2
+    assert not bench.discovery.has_aside
+
+
+async def test_a_message_that_one_agent_hears_is_its_own(bench: Bench) -> None:
+    bench.discovery.others = 999
+    names = [bench.publish(batch_of(1, number=number)) for number in range(5)]
+    bench.discovery.told(heard_of(*names), shared=False)
+    assert [holder_of(bench, name) for name in names] == [bench.agent.id] * 5
+
+
+async def test_a_batch_that_was_given_back_is_claimed_by_its_next_number(bench: Bench) -> None:
+    name = bench.publish(BATCH)
+    bench.claim(name, 1, "other")
+    bench.claim(name, 2, "")
+    bench.discovery.told([Heard(Hint(name, 3))])
+    assert holder_of(bench, name, 3) == bench.agent.id
+
+
+async def test_a_batch_that_a_message_brought_need_not_be_there_yet(bench: Bench) -> None:
+    store_job(bench.store, BATCH)
+    bench.discovery.told(heard_of(name_of(BATCH), body=seal(BATCH)))
+    await bench.settle()
+    assert bench.holdings.has(BATCH.id)
+
+
+@pytest.mark.parametrize("body", [b"no record", seal(OTHER), seal(Claim("agent"))])
+async def test_what_a_message_brought_wrongly_is_not_run(bench: Bench, body: bytes) -> None:
+    store_job(bench.store, BATCH)
+    bench.discovery.told(heard_of(name_of(BATCH), body=body))
+    await bench.settle()
+    assert not bench.holdings.has(BATCH.id)
+    assert holder_of(bench, name_of(BATCH), 2) == ""
+
+
+async def test_far_away_a_claim_counts_while_it_is_under_way(make_bench: Make) -> None:
+    bench = make_bench(remote=True)
+    names = [bench.publish(batch_of(200, number=number)) for number in range(4)]
+    bench.discovery.told(heard_of(*names))
+    await asyncio.sleep(0)
+    assert bench.discovery.is_full
+    assert len(bench.discovery.claiming) == 1
+
+
+# -- among others --------------------------------------------------------------------------
+
+
+async def test_agents_that_know_the_same_batches_begin_with_different_ones(
+    make_bench: Make,
+) -> None:
+    bench = make_bench(remote=True)
+    names = [bench.publish(batch_of(30, number=number)) for number in range(16)]
+    names.sort(key=lambda name: name.stem)
+    bench.discovery.others = 3
+    await bench.discovery.scan()
+    await bench.settle()
+    claimed = [number for number, name in enumerate(names) if holder_of(bench, name)]
+    assert 0 < len(claimed) < 16
+    assert claimed != list(range(len(claimed)))
+
+
+async def test_an_agent_that_is_alone_keeps_to_the_order(bench: Bench) -> None:
+    names = [bench.publish(batch_of(40, number=number)) for number in range(4)]
+    await bench.discovery.scan()
+    await bench.settle()
+    holders = [holder_of(bench, name) is not None for name in names]
+    assert holders == sorted(holders, reverse=True)
+    assert any(holders)
+    assert not all(holders)
+
+
+async def test_a_full_agent_leaves_what_its_own_tasks_submit_to_others(bench: Bench) -> None:
+    await bench.hold(batch_of(200, number=9))
+    assert bench.discovery.is_full
+    left, kept = bench.publish(batch_of(1)), bench.publish(batch_of(1, number=1))
+    bench.discovery.others = 1
+    bench.discovery.offer(left, urgent=True)
+    assert holder_of(bench, left) is None
+    bench.discovery.others = 0
+    bench.discovery.offer(kept, urgent=True)
+    assert holder_of(bench, kept) == bench.agent.id
+
+
+async def test_a_scan_far_away_reads_no_further_than_it_must(
+    make_bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discoveries, "_PAGE", 10)
+    monkeypatch.setattr(discoveries, "ENOUGH", 15)
+    bench = make_bench(remote=True)
+    for number in range(100):
+        bench.publish(batch_of(200, number=number))
+    before = bench.ledger.as_dict()
+    await bench.discovery.scan()
+    assert bench.ledger.subtract(before).as_dict()["list"] == 2
+
+
+async def test_a_scan_pages_past_what_others_run(
+    make_bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discoveries, "_PAGE", 10)
+    bench = make_bench(remote=True)
+    names = [bench.publish(batch_of(1, number=number)) for number in range(30)]
+    names.sort(key=lambda name: name.stem)
+    for name in names[:-1]:
+        bench.claim(name, 1, "other")
+    await bench.discovery.scan()
+    await bench.settle()
+    assert holder_of(bench, names[-1]) == bench.agent.id
+
+
+async def test_far_away_claims_are_read_together_and_of_many_only_some(
+    make_bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holders, "MAX_STRANGERS", 8)
+    monkeypatch.setattr(holders, "FEW_STRANGERS", 1)
+    bench = make_bench(remote=True)
+    for number in range(20):
+        bench.claim(bench.publish(batch_of(1, number=number)), 1, f"other {number}")
+    read = []
+    for _ in range(4):
+        before = bench.ledger.as_dict()
+        await bench.discovery.scan()
+        read.append(bench.ledger.subtract(before).as_dict()["get"])
+    assert read == [8, 8, 4, 0]
+
+
+async def test_who_loses_claims_to_others_gives_up_what_it_knows_of_the_queue(
+    make_bench: Make,
+) -> None:
+    bench = make_bench(remote=True)
+    fruitless: list[str] = []
+    bench.discovery.on_fruitless = lambda: fruitless.append("stale")
+    names = [bench.publish(batch_of(30, number=number)) for number in range(20)]
+    bench.discovery.others = 9
+    await bench.discovery.scan()
+    for name in names:
+        bench.claim(name, 1, "other")
+    before = bench.ledger.as_dict()["put"]
+    await bench.settle()
+    assert bench.ledger.as_dict()["put"] - before <= 2 * MAX_LOSSES
+    assert fruitless == ["stale"]
+
+
+async def test_a_quick_scan_reads_nobodys_claims(make_bench: Make) -> None:
+    bench = make_bench(remote=True)
+    for number in range(20):
+        bench.claim(bench.publish(batch_of(1, number=number)), 1, f"other {number}")
+    free = bench.publish(batch_of(1, number=20))
+    before = bench.ledger.as_dict()
+    await bench.discovery.scan(quick=True)
+    assert bench.ledger.subtract(before) == Ledger(list=1)
+    await bench.settle()
+    assert holder_of(bench, free) == bench.agent.id
+
+
+async def test_what_the_queue_shows_to_be_taken_is_a_candidate_no_more(bench: Bench) -> None:
+    await bench.hold(batch_of(200, number=9))
+    name = bench.publish(BATCH)
+    messages = Messages()
+    bench.discovery.told(messages.of(name))
+    assert messages.taken == []
+    bench.claim(name, 1, "other")
+    await bench.discovery.scan()
+    assert messages.taken == [True]

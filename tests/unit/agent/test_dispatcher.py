@@ -519,6 +519,24 @@ async def test_it_crashes_with_its_executor(bench: Bench) -> None:
     assert isinstance(error_of(bench, batch), WorkerCrashedError)
 
 
+async def test_it_does_not_run_again_when_its_executor_dies_in_the_next_call(
+    make_bench: Make,
+) -> None:
+    bench = make_bench(cpus=1)
+    bench.measure(1 * MS)
+    once = batch_of(1, shape_of(max_retries=0))
+    await bench.hold(once)
+    await bench.hold(batch_of(2, number=1))
+    (executor,) = bench.executors
+    first, second, _ = executor.calls
+    executor.begin(first)
+    # What came of it is on its way.
+    executor.begin(second)
+    executor.die()
+    await bench.settle()
+    assert isinstance(error_of(bench, once), WorkerCrashedError)
+
+
 async def test_it_runs_when_it_was_permitted_and_never_began(bench: Bench) -> None:
     batch = batch_of(1, shape_of(max_retries=0))
     await bench.hold(batch)

@@ -8,7 +8,7 @@ from cloudray.agent.held import NOBODY, Held
 from cloudray.exceptions import OwnerDiedError, RaySystemError, TaskCancelledError
 from cloudray.protocol import messages as m
 from cloudray.protocol.records import Batch, Entry, Parent, Task, Verb, Word
-from cloudray.store import Delete, envelope, layout
+from cloudray.store import Delete, Op, envelope, layout
 from cloudray.store.layout import claim_of
 from cloudray.values.outcomes import load
 from tests.unit.agent.bench import (
@@ -17,6 +17,7 @@ from tests.unit.agent.bench import (
     VALUE,
     Bench,
     Refusing,
+    Remote,
     Wire,
     batch_of,
     index_of,
@@ -460,6 +461,42 @@ async def test_what_an_orphan_has_finished_stands(bench: Bench) -> None:
     await look_at_parents(bench)
     decided = bench.journal(batch).decided
     assert (decided[0].verb, decided[1].verb) == (Verb.DONE, Verb.FAILED)
+
+
+class SlowParent(Remote):
+    """A store that answers nothing about a parent's journal until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def perform_async(self, op: Op) -> object:
+        if getattr(op, "key", "").startswith(layout.journal(PARENT.id)):
+            self.asked += 1
+            await self.may_answer.wait()
+        return await super().perform_async(op)
+
+
+async def test_a_parent_is_not_looked_at_twice_at_once_however_slow_the_store(
+    make_bench: Make,
+) -> None:
+    store = SlowParent()
+    bench = make_bench(store=store)
+    batch = batch_of(1, parent=CHILD_OF_FIRST, depth=1)
+    await bench.hold(batch)
+    asked = store.asked
+    store.may_answer.clear()
+    for _ in range(3):
+        await look_at_parents(bench)
+    assert store.asked == asked + 1
+    bench.write(PARENT, started(0))
+    bench.write(PARENT, done(0), claim=2)
+    store.may_answer.set()
+    await look_at_parents(bench)
+    # Each entry was folded once, and none was skipped.
+    assert list(bench.journal(batch).decided) == [0]
 
 
 # -- given-away batches --------------------------------------------------------------------

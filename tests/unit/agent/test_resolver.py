@@ -159,8 +159,8 @@ async def test_refs_of_one_batch_are_waited_for_together(
     for index in range(100):
         resolver.want(ids.object_id(BATCH_ID, index), heard)
     await asyncio.sleep(0.001)
-    # The first entry of the batch's journal, and whether its job exists.
-    assert ledger == Ledger(get=2)
+    # The first entry of the batch's journal, and whether its job exists and has not ended.
+    assert ledger == Ledger(get=3)
 
 
 async def test_looks_grow_rarer_until_one_in_a_commit_interval(
@@ -324,8 +324,8 @@ async def test_a_ref_of_a_job_that_never_was_is_lost_at_the_first_look(
     ((verb, payload),) = heard.answers
     assert verb == Verb.FAILED
     assert "it belongs to another cluster" in str(load(payload))
-    # Its journal, the job's record, and its journal once more.
-    assert ledger.subtract(before) == Ledger(get=3)
+    # Its journal, the job's record, its journal once more, and both records that may say why.
+    assert ledger.subtract(before) == Ledger(get=5)
 
 
 async def test_whether_a_job_exists_is_asked_once(

@@ -149,8 +149,11 @@ def test_a_wrong_type_is_named(options: dict[str, Any], message: str) -> None:
         ({"label_selector": {"a b": "c"}}, "Invalid label key name `a b`"),
         ({"fallback_strategy": [{"num_cpus": 1}]}, "Unsupported option found: 'num_cpus'"),
         ({"object_store_memory": 1}, "Setting 'object_store_memory' is not implemented for tasks"),
-        ({"runtime_env": {"pip": ["x"]}}, "runtime_env['pip'] is not supported yet"),
-        ({"runtime_env": {"working_dir": "."}}, "runtime_env['working_dir'] is not supported yet"),
+        (
+            {"runtime_env": {"pip": ["x"]}},
+            "runtime_env['pip'] is not supported. Install the packages where",
+        ),
+        ({"runtime_env": {"working_dir": "./nowhere"}}, "['working_dir']: there is no './nowhere'"),
         ({"runtime_env": {"pips": ["x"]}}, "runtime_env has no field 'pips'"),
         ({"runtime_env": {"env_vars": {"A=B": "1"}}}, "no process can have"),
         ({"runtime_env": {"env_vars": {"A": "1\0"}}}, "no process can have"),
@@ -258,6 +261,7 @@ def test_the_defaults_of_table_and_struct_agree() -> None:
 
 def test_every_field_is_set_by_one_option() -> None:
     fields = [option.field for option in TASK_OPTIONS.values() if option.field]
+    fields += [option.also[0] for option in TASK_OPTIONS.values() if option.also is not None]
     assert sorted(fields) == sorted(TaskOptions.__struct_fields__)
 
 

@@ -167,7 +167,11 @@ def test_a_wrong_type_is_named(name: str, value: Any, message: str) -> None:
         ("lease_s", 0, "lease_s=0 is no time: it is a number of seconds above 0"),
         ("lease_s", math.nan, "lease_s=nan is no time"),
         ("lease_s", math.inf, "lease_s=inf is no time"),
-        ("env_vars", {"pip": ["x"]}, "runtime_env['pip'] is not supported yet"),
+        (
+            "env_vars",
+            {"pip": ["x"]},
+            "runtime_env['pip'] is not supported. Install the packages where",
+        ),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named(name: str, value: Any, message: str) -> None:

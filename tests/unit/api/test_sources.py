@@ -272,6 +272,40 @@ def test_variables_of_tasks_are_added_to_those_of_the_file(write: Write) -> None
     )
 
 
+def test_code_that_tasks_need_is_asked_for_like_any_setting(write: Write, tmp_path: Path) -> None:
+    for name in ("filed", "exported", "given"):
+        (tmp_path / name).mkdir()
+    environ = write(f"[runtime_env]\nworking_dir = '{tmp_path}/filed'\nexcludes = ['*.csv']\n")
+    environ["CLOUDRAY_PY_MODULES"] = f'["{tmp_path}/exported"]'
+    resolved = resolve({}, environ)
+    assert resolved.configuration.working_dir == f"{tmp_path}/filed"
+    assert resolved.configuration.py_modules == (f"{tmp_path}/exported",)
+    assert resolved.configuration.excludes == ("*.csv",)
+    env = {"working_dir": f"{tmp_path}/given", "py_modules": []}
+    resolved = resolve({"runtime_env": env}, environ)
+    assert resolved.configuration.working_dir == f"{tmp_path}/given"
+    assert resolved.configuration.py_modules == ()
+    assert resolved.configuration.excludes == ("*.csv",)
+    assert resolved.sources["working_dir"] == "argument runtime_env"
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"CLOUDRAY_WORKING_DIR": "/no/where"}, "CLOUDRAY_WORKING_DIR=/no/where is not allowed"),
+        ({"CLOUDRAY_PY_MODULES": "tea"}, "it must be JSON such as"),
+        ({"CLOUDRAY_MAX_CODE_SIZE": "0"}, "max_code_size='0' leaves no room"),
+        ({"CLOUDRAY_SEND_CODE": "maybe"}, "CLOUDRAY_SEND_CODE=maybe is not allowed"),
+    ],
+)
+def test_code_that_cannot_be_is_refused_by_the_name_of_its_variable(
+    environ: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError) as info:  # noqa: PT011 - the message is compared below
+        put_together(environ)
+    assert message in str(info.value)
+
+
 @pytest.mark.parametrize(
     ("environ", "message"),
     [

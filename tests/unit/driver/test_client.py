@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cloudray import ids
+from cloudray.api.options import TaskOptions
 from cloudray.driver.client import DriverClient
 from cloudray.exceptions import (
     GetTimeoutError,
@@ -19,7 +20,7 @@ from cloudray.exceptions import (
 )
 from cloudray.protocol import messages as m
 from cloudray.protocol.buffer import Prepared
-from cloudray.protocol.records import Batch, Entry, Verb, Word, seal, unseal
+from cloudray.protocol.records import Batch, Code, Entry, Verb, Word, seal, unseal
 from cloudray.refs import ObjectRef
 from cloudray.store import Counting, Create, Get, Ledger, MemoryStore, Op, Put, Reliable, layout
 from cloudray.store.base import StoreFullError
@@ -182,14 +183,14 @@ def test_a_call_has_as_many_refs_as_values(client: DriverClient) -> None:
 class Function:
     """A function that has been pickled once."""
 
-    def prepared(self, options: object) -> tuple[Prepared, bytes]:
-        del options
+    def prepared(self, options: object, code: Code) -> tuple[Prepared, bytes]:
+        del options, code
         return prepared(), b"pickled"
 
 
 def test_a_function_is_uploaded_once(client: DriverClient, ledger: Ledger) -> None:
     for _ in range(3):
-        client.prepare(Function(), None)
+        client.prepare(Function(), TaskOptions())
     assert ledger == Ledger(put=1)
     assert client.store.get(layout.blob(client._prefix, digest_of("f"))) is not None
 
@@ -283,7 +284,7 @@ def test_each_has_an_id_of_its_own(client: DriverClient) -> None:
 
 def test_one_that_is_gone_is_lost(client: DriverClient) -> None:
     identifier = ids.object_id(STRANGE_ID, ids.PUT_INDEX)
-    with pytest.raises(ObjectLostError, match="is not in the store"):
+    with pytest.raises(ObjectLostError, match="no such job"):
         client.get([ObjectRef(identifier)], None)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cloudray import ids
-from cloudray.driver.describing import Counts, amount, count, describe
+from cloudray.driver.describing import Counts, count, describe
 from cloudray.driver.following import Following
 from cloudray.exceptions import ObjectLostError, RayTaskError
 from cloudray.protocol.batching import DurationBook
@@ -150,17 +150,3 @@ def test_without_tasks_nothing_is_pending() -> None:
 
 
 # -- quantities ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "units", "text"),
-    [
-        ("CPU", 10_000, "1 CPU"),
-        ("CPU", 5_000, "0.5 CPUs"),
-        ("GPU", 80_000, "8 GPUs"),
-        ("memory", 10_000 * 512_000_000, "512.0 MB memory"),
-        ("tea", 25_000, "2.5 tea"),
-    ],
-)
-def test_an_amount_in_words(name: str, units: int, text: str) -> None:
-    assert amount(name, units) == text

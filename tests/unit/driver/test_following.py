@@ -6,9 +6,10 @@ import pytest
 
 from cloudray import ids
 from cloudray.driver.following import Following, first_found
+from cloudray.driver.lifetimes import Lifetimes
 from cloudray.exceptions import ObjectLostError
 from cloudray.protocol.batching import DurationBook
-from cloudray.protocol.records import Batch, Duration, Entry, Verb, seal
+from cloudray.protocol.records import Batch, Duration, Ending, Entry, Verb, seal
 from cloudray.store import Counting, Ledger, MemoryStore, Reliable, envelope, layout
 from cloudray.store.layout import QueueName
 from cloudray.values import codec
@@ -314,7 +315,23 @@ def test_a_job_that_goes_while_it_is_waited_for_is_noticed(
     assert following.find(STRANGE) is not None
 
 
-def test_our_own_job_is_never_doubted(following: Following) -> None:
+def test_that_our_own_job_was_deleted_is_noticed_too(following: Following, store: Reliable) -> None:
+    store.put(layout.meta(BATCH_ID), seal(JOB))
+    following.follow(REF)
+    for _ in range(100):
+        following.look_around()
+    assert following.find(REF) is None
+    store.put(layout.ending(BATCH_ID), seal(Ending(86_400.0, "its job was deleted")))
+    store.delete([layout.meta(BATCH_ID)])
+    for _ in range(50):
+        following.look_around()
+    word = following.find(REF)
+    assert word is not None
+    assert "its job was deleted on 1970-01-02" in str(load(word.values[0]))
+
+
+def test_in_a_cluster_of_its_own_a_driver_never_doubts_its_job(store: Reliable) -> None:
+    following = Following(store, JOB.id, DurationBook(), Lifetimes())
     following.follow(REF)
     for _ in range(100):
         following.look_around()

@@ -9,12 +9,11 @@ import pytest
 
 from cloudray.driver import notices
 from cloudray.driver.describing import Counts
+from cloudray.protocol.arriving import Arrival
+from cloudray.protocol.records import Heartbeat
 
+JOB = "01a20de99d33ec654816"
 REF = bytes(range(29))
-UNSERVED = (
-    "joined s3://b/p, which no agent serves yet: tasks wait until one does "
-    "(python -m cloudray.agent s3://b/p)"
-)
 
 
 class Terminal(io.StringIO):
@@ -43,16 +42,67 @@ def test_an_embedded_cluster_says_what_it_offers_and_where_it_is() -> None:
     )
 
 
+def agent(python: str = "py311", **total: int) -> Heartbeat:
+    return Heartbeat("a", 1, "host", 1, "", total or {"CPU": 10_000}, {}, python=python)
+
+
 @pytest.mark.parametrize(
-    ("offers", "text"),
+    ("found", "text"),
     [
-        ([{"CPU": 10_000}], "joined s3://b/p, 1 agent, 1 CPU"),
-        ([{"CPU": 20_000}, {"GPU": 10_000}], "joined s3://b/p, 2 agents, 2 CPUs"),
-        ([], UNSERVED),
+        (Arrival([agent()]), "joined s3://b/p, 1 agent, 1 CPU"),
+        (
+            Arrival([agent(CPU=20_000), agent(GPU=10_000)], pending=1),
+            "joined s3://b/p, 2 agents, 2 CPUs, 1 GPU, 1 task pending",
+        ),
+        (
+            Arrival([agent(CPU=40_000)], silent=1, pending=4000, more=True),
+            "joined s3://b/p, 1 agent, 4 CPUs, over 4,000 tasks pending",
+        ),
+        (
+            Arrival(pending=2, silent=1),
+            (
+                "joined s3://b/p, which no agent serves now (1 agent fell silent), 2 tasks pending"
+                ". Tasks wait until one does: start it with `cloudray worker 's3://b/p?region=eu&a=b'`"
+            ),
+        ),
+        (
+            Arrival([agent("py312"), agent("py313")]),
+            (
+                "joined s3://b/p, 2 agents, 2 CPUs. None of them runs Python 3.11 as this program "
+                "does (they have 3.12 and 3.13): tasks wait until one does. Start it with "
+                "`cloudray worker 's3://b/p?region=eu&a=b'`"
+            ),
+        ),
+        (Arrival([agent("py312"), agent()]), "joined s3://b/p, 2 agents, 2 CPUs"),
+        (Arrival([agent("")]), "joined s3://b/p, 1 agent, 1 CPU"),
     ],
 )
-def test_a_joined_cluster_says_who_serves_it(offers: list[dict[str, int]], text: str) -> None:
-    assert notices.joined("s3://b/p", offers) == text
+def test_a_joined_cluster_says_what_was_found(found: Arrival, text: str) -> None:
+    assert notices.joined("s3://b/p?region=eu&a=b", found, "py311") == text
+
+
+@pytest.mark.parametrize(
+    ("found", "attention"),
+    [
+        (Arrival(), True),
+        (Arrival([agent("py312")]), True),
+        (Arrival([agent("py311")]), False),
+        (Arrival([agent("")]), False),
+    ],
+)
+def test_everybody_hears_that_nobody_can_help(found: Arrival, attention: bool) -> None:
+    assert notices.needs_attention(found, "py311") is attention
+
+
+@pytest.mark.parametrize("ahead_s", [None, 0.0, 299.0, -299.0])
+def test_a_clock_that_is_right_enough_is_not_told(ahead_s: float | None) -> None:
+    assert notices.wrong_clock(Arrival(ahead_s=ahead_s)) is None
+
+
+def test_a_clock_that_is_wrong_is_told_by_how_much() -> None:
+    said = notices.wrong_clock(Arrival(ahead_s=-400.0))
+    assert said is not None
+    assert said.startswith("the clock of this machine is 6 min 40 s behind that of the store.")
 
 
 # -- ending ------------------------------------------------------------------------------------
@@ -81,20 +131,22 @@ def test_an_end_with_work_pending_says_what_is_dropped() -> None:
 
 def test_an_end_without_pending_work_says_nothing() -> None:
     assert notices.stopped(Counts(5), interrupted=False) is None
-    assert notices.going_on("s3://b/p", Counts(5), interrupted=True) is None
+    assert notices.going_on("s3://b/p", JOB, Counts(5), interrupted=True) is None
 
 
 def test_work_that_goes_on_can_be_collected_and_stopped() -> None:
-    said = notices.going_on("s3://b/p", Counts(5, 3, 85, (REF,)), interrupted=True)
+    said = notices.going_on("s3://b/p", JOB, Counts(5, 3, 85, (REF,)), interrupted=True)
     assert said is not None
     first, *rest = said.splitlines()
     assert first == (
-        "interrupted; 3 running and 85 queued tasks were left to s3://b/p, where work goes on."
+        "interrupted; 3 running and 85 queued tasks were left to s3://b/p, where work goes on as "
+        f"job {JOB}."
     )
     text = "\n".join(rest)
     assert 'cloudray.init("s3://b/p")' in text
-    assert "cloudray.get(cloudray.ObjectRef.from_hex(...))" in text
-    assert "cloudray.cancel(cloudray.ObjectRef.from_hex(...))" in text
+    assert f"cloudray jobs cancel {JOB} s3://b/p" in text
+    assert f'cloudray.get(cloudray.get_job("{JOB}").refs())' in text
+    assert "cloudray.get(cloudray.ref(...))" in text
     assert REF.hex() in text
     assert text.endswith("and 87 more: what their refs' hex() returns")
 

@@ -9,7 +9,7 @@ import pytest
 from cloudray import ids
 from cloudray.driver.background import Background
 from cloudray.driver.uploads import MAX_PENDING_BYTES, Uploads
-from cloudray.protocol.records import Batch, Task
+from cloudray.protocol.records import Batch, Code, Package, Task
 from cloudray.store import Put, Reliable, StoreError
 from cloudray.store.layout import QueueName, claim_of
 from tests.unit.driver.gated import GatedStore
@@ -103,6 +103,23 @@ def test_a_batch_starts_after_its_function_is_stored(store: GatedStore, uploads:
     store.await_asked("function")
     assert [getattr(op, "key", "") for op in store.asked] == ["function"]
     store.release("function")
+    uploads.wait()
+    assert store.get(FIRST_KEY) is not None
+
+
+def test_a_batch_starts_after_its_code_is_stored(store: GatedStore, uploads: Uploads) -> None:
+    packages = [Package(name * 64, name, 1) for name in "abc"]
+    code = Code(packages[0], (packages[1],), (packages[2],))
+    shape = msgspec.structs.replace(FIRST.shapes[0], code=code)
+    batch = msgspec.structs.replace(FIRST, shapes=(shape,))
+    for package in packages:
+        store.hold(package.source)
+        uploads.put(package.digest, Put(package.source, b"archive"))
+    uploads.batch(name_of(batch), batch)
+    for package in packages:
+        store.await_asked(package.source)
+        assert FIRST_KEY not in [getattr(op, "key", "") for op in store.asked]
+        store.release(package.source)
     uploads.wait()
     assert store.get(FIRST_KEY) is not None
 

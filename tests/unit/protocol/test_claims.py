@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from cloudray.protocol import claims
@@ -7,8 +9,9 @@ from cloudray.protocol import journal as journals
 from cloudray.protocol.claims import Early, Finished, Lost, Won
 from cloudray.protocol.records import Batch, Claim, Entry, seal, unseal
 from cloudray.protocol.sharing import part_of
-from cloudray.store import Delete, Ledger, Store, drive
+from cloudray.store import Create, Delete, Get, Ledger, Store, drive
 from cloudray.store.layout import claim_of
+from cloudray.store.procedures import Procedure, Together
 from tests.unit.protocol.builders import BATCH_ID, OTHER_ID, batch_of, done, name_of, started, write
 
 BATCH = batch_of(2)
@@ -145,9 +148,104 @@ def test_sweeping_spares_the_claims_of_a_batch_that_may_yet_arrive(store: Store)
     assert holder(store, 1) == "a"
 
 
+def test_where_journals_are_freed_one_that_is_not_there_was_complete(store: Store) -> None:
+    store.put(claim_of(NAME.stem, 1), seal(Claim("a")))
+    assert drive(store, claims.sweep(NAME, 1, freed=True))
+    assert holder(store, 1) is None
+
+
+def test_but_one_that_is_there_and_not_complete_is_spared(store: Store) -> None:
+    store.put(claim_of(NAME.stem, 1), seal(Claim("a")))
+    write(store, BATCH_ID, Entry(1, (done(0),)))
+    assert not drive(store, claims.sweep(NAME, 1, freed=True))
+
+
+def test_of_many_claims_it_is_known_which_are_still_the_last(submitted: Store) -> None:
+    submitted.put(claim_of(NAME.stem, 2), seal(Claim("b")))
+    held = [(NAME, 1)] * 100 + [(NAME, 2)]
+    assert drive(submitted, claims.which_are_last(held)) == [False] * 100 + [True]
+
+
 def test_a_journal_is_read_after_its_claim_is_won() -> None:
     procedure = claims.claim(NAME, 1, "a")
     assert next(procedure).key == claim_of(NAME.stem, 1)  # type: ignore[union-attr]
     assert procedure.send(None).key == claim_of(NAME.stem, 0)  # type: ignore[union-attr]
     last = procedure.send(seal(BATCH))
     assert last.key == journals.key(BATCH_ID, 0)  # type: ignore[union-attr]
+
+
+# -- reading beside the claim ------------------------------------------------------------------
+
+
+def punctual() -> bool:
+    return True
+
+
+def late() -> bool:
+    return False
+
+
+def asked_by(procedure: Procedure[object], *answers: object) -> list[object]:
+    """What a procedure asks for, if it is answered so."""
+    asked: list[object] = [next(procedure)]
+    for answer in answers:
+        try:
+            asked.append(procedure.send(answer))
+        except StopIteration as stop:
+            asked.append(stop.value)
+    return asked
+
+
+def test_where_requests_take_long_a_first_claim_is_one_step(submitted: Store) -> None:
+    body = submitted.get(claim_of(NAME.stem, 0))
+    asked, outcome = asked_by(claims.claim(NAME, 1, "a", None, punctual), [None, body, None])
+    assert isinstance(asked, Together)
+    assert [type(op).__name__ for op in asked.ops] == ["Create", "Get", "Get"]
+    assert isinstance(outcome, Won)
+    assert outcome.batch == BATCH
+
+
+def test_the_outcome_is_the_same_whichever_way_it_is_read(submitted: Store) -> None:
+    outcome = drive(submitted, claims.claim(NAME, 1, "a", None, punctual))
+    assert isinstance(outcome, Won)
+    assert drive(submitted, claims.claim(NAME, 1, "b", None, punctual)) == Lost("a")
+
+
+@pytest.mark.parametrize("prompt", [punctual, late])
+def test_a_journal_that_was_begun_is_read_to_its_end(
+    submitted: Store, prompt: Callable[[], bool]
+) -> None:
+    write(submitted, BATCH_ID, Entry(0, (done(0),)), Entry(0, (done(1),)))
+    assert isinstance(drive(submitted, claims.claim(NAME, 1, "a", None, prompt)), Finished)
+
+
+def test_what_was_read_too_long_ago_is_read_again(submitted: Store) -> None:
+    body = submitted.get(claim_of(NAME.stem, 0))
+    _, entry, journal = asked_by(claims.claim(NAME, 1, "a", None, late), [None, body, None], body)
+    assert entry == Get(claim_of(NAME.stem, 0))
+    assert journal == Get(journals.key(BATCH_ID, 0))
+
+
+def test_before_what_must_not_run_twice_the_journal_is_read_again() -> None:
+    once = batch_of(1, max_retries=0)
+    procedure = claims.claim(name_of(once), 1, "a", None, punctual)
+    _, again = asked_by(procedure, [None, seal(once), None])
+    assert again == Get(journals.key(once.id, 0))
+
+
+def test_a_later_claim_reads_what_was_said_until_it_was_won() -> None:
+    asked, *_ = asked_by(claims.claim(NAME, 2, "b", None, punctual))
+    assert isinstance(asked, Create)
+
+
+def test_a_batch_that_a_message_brought_runs_without_its_entry(store: Store) -> None:
+    outcome = drive(store, claims.claim(NAME, 1, "a", BATCH, punctual))
+    assert isinstance(outcome, Won)
+    assert outcome.batch == BATCH
+
+
+def test_an_entry_that_is_not_there_yet_is_looked_for_again(store: Store) -> None:
+    body = seal(BATCH)
+    _, entry, *_ = asked_by(claims.claim(NAME, 1, "a", None, punctual), [None, None, None], body)
+    assert entry == Get(claim_of(NAME.stem, 0))
+    assert drive(store, claims.claim(NAME, 1, "a", None, punctual)) == Early()

@@ -10,6 +10,7 @@ from cloudray.protocol.demand import (
     GIB,
     UNIT,
     Demand,
+    amount,
     class_of,
     fits,
     from_units,
@@ -116,3 +117,17 @@ def test_a_demand_fits_what_has_exactly_as_much() -> None:
 
 def test_a_demand_of_nothing_fits_anywhere() -> None:
     assert fits({"a": 0}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "text"),
+    [
+        ("CPU", 10_000, "1 CPU"),
+        ("CPU", 5_000, "0.5 CPUs"),
+        ("GPU", 80_000, "8 GPUs"),
+        ("memory", 10_000 * 512_000_000, "512.0 MB memory"),
+        ("tea", 25_000, "2.5 tea"),
+    ],
+)
+def test_an_amount_in_words(name: str, units: int, text: str) -> None:
+    assert amount(name, units) == text

@@ -4,7 +4,7 @@ import pytest
 
 from cloudray.protocol.joining import join
 from cloudray.protocol.records import Cluster, Heartbeat, seal
-from cloudray.store import Get, Ledger, List, RecordError, Store, StoreError, drive, layout
+from cloudray.store import Create, Get, Ledger, List, RecordError, Store, StoreError, drive, layout
 from cloudray.timing import REMOTE, SHARED_DIRECTORY, Timing
 
 TIMING = Timing(heartbeat_s=1.0, lease_s=4.0, commit_s=0.2, scan_s=3.0)
@@ -36,6 +36,7 @@ def test_of_two_who_come_at_once_the_second_takes_the_times_of_the_first(store: 
     assert isinstance(asked, List)
     drive(store, join("s3://bucket"))
     create = late.send([])
+    assert isinstance(create, Create)
     with pytest.raises(StopIteration) as joined:
         late.send(store.perform(create))
     assert joined.value.value.lease_s == REMOTE.lease_s
@@ -48,7 +49,16 @@ def test_joining_a_cluster_that_is_there_costs_one_read(store: Store, ledger: Le
     assert ledger.subtract(before) == Ledger(get=1)
 
 
-@pytest.mark.parametrize("body", [b"something else", seal(Heartbeat("a", 1, "h", 1, "", {}, {}))])
+def test_who_has_probed_the_store_saves_others_doing_it(store: Store) -> None:
+    assert drive(store, join("s3://bucket", probed=True)).probed
+    assert drive(store, join("s3://bucket")).probed
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"something else", seal(Heartbeat("a", 1, "h", 1, "", {}, {}))],
+    ids=["something else", "a heartbeat"],
+)
 def test_something_else_in_the_place_of_the_record_is_refused(store: Store, body: bytes) -> None:
     store.put(layout.CLUSTER, body)
     with pytest.raises(RecordError, match="cluster"):

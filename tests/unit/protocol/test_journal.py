@@ -12,7 +12,7 @@ from cloudray.protocol import journal as journals
 from cloudray.protocol.journal import READ_AHEAD, Journal
 from cloudray.protocol.records import Duration, Entry, Verb, Word, seal
 from cloudray.store import Ledger, MemoryStore, RecordError, Reliable, Store, drive
-from cloudray.store.procedures import Procedure
+from cloudray.store.procedures import Procedure, Together
 from tests.unit.protocol.builders import (
     BATCH_ID,
     OTHER_ID,
@@ -321,6 +321,7 @@ def _halting(store: Store, procedure: Procedure[Any]) -> Generator[None, None, N
     try:
         while True:
             op = procedure.send(answer)
+            assert not isinstance(op, Together)
             answer = store.perform(op)
             yield
     except StopIteration:

@@ -3,7 +3,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudray.protocol.leases import Observer
+from cloudray.protocol.leases import IDLE_LEASES, Observer, idle_beat_s, is_frugal
+from cloudray.protocol.records import Cluster
+from cloudray.timing import EMBEDDED, REMOTE, SHARED_DIRECTORY, Timing
 
 LEASE_S = 12.0
 #: how often agents look: a quarter of the lease
@@ -90,3 +92,26 @@ def test_nobody_is_dead_before_a_lease_has_passed(gaps_s: list[float]) -> None:
         now_s += gap_s
         dead = observer.look(now_s, {"a": "x"}, {"a"})
         assert not dead or now_s > LEASE_S * 0.999
+
+
+# -- who holds nothing ---------------------------------------------------------------------------
+
+
+def cluster_of(timing: Timing) -> Cluster:
+    return Cluster(timing.heartbeat_s, timing.lease_s, timing.commit_s, timing.scan_s)
+
+
+def test_where_requests_cost_who_holds_nothing_beats_once_a_minute() -> None:
+    assert is_frugal(cluster_of(REMOTE))
+    assert idle_beat_s(cluster_of(REMOTE)) == 60.0
+
+
+def test_where_they_cost_nothing_everybody_beats_alike() -> None:
+    for timing in (EMBEDDED, SHARED_DIRECTORY):
+        assert not is_frugal(cluster_of(timing))
+        assert idle_beat_s(cluster_of(timing)) == timing.heartbeat_s
+
+
+def test_who_beats_rarely_is_not_taken_for_gone_after_a_few_lost_beats() -> None:
+    for timing in (EMBEDDED, SHARED_DIRECTORY, REMOTE):
+        assert IDLE_LEASES * timing.lease_s > 3 * idle_beat_s(cluster_of(timing))

@@ -74,7 +74,9 @@ def test_a_no_while_nobody_holds_the_key_is_tried_again_with_the_same_body() -> 
     assert play(False, None, True) == (None, [CREATE, READ, Pause(0), CREATE])
 
 
-@pytest.mark.parametrize(("holder", "outcome"), [(OURS, None), (THEIRS, THEIRS)])
+@pytest.mark.parametrize(
+    ("holder", "outcome"), [(OURS, None), (THEIRS, THEIRS)], ids=["ours", "theirs"]
+)
 def test_an_error_is_decided_by_reading(holder: bytes, outcome: bytes | None) -> None:
     assert play(LOST, holder) == (outcome, [CREATE, READ])
 

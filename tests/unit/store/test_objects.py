@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from socket import socket
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -22,12 +24,15 @@ from cloudray.store import (
     Store,
     StoreError,
     TransientStoreError,
+    botocore_clients,
     open_store,
     seal,
 )
 from cloudray.store import clients as clients_module
+from cloudray.store.base import ClockError
 from cloudray.store.clients import Place
 from cloudray.store.objects import ObjectStore, _Page
+from cloudray.store.regions import region_of
 
 from .http_service import DROP, Answer, Service, error, serve
 
@@ -59,14 +64,30 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def service(server: Service) -> Service:
+    region_of.cache_clear()
     server.will(OK)
     return server
 
 
+@pytest.fixture(scope="module", params=["obstore", "aiobotocore"])
+def client(request: pytest.FixtureRequest) -> str:
+    """What is asked for behind `client=`."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def store(server: Service, environ: None) -> Iterator[Store]:  # noqa: ARG001 - it reads it
+def store(server: Service, client: str, environ: None) -> Iterator[Store]:  # noqa: ARG001 - it reads it
     """A store at the service; making one takes longer than most tests."""
-    store = open_store(f"s3://bucket/pre/fix?endpoint={server.endpoint}&region=eu-west-1")
+    place = f"endpoint={server.endpoint}&region=eu-west-1&client={client}"
+    store = open_store(f"s3://bucket/pre/fix?{place}")
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def obstores(server: Service, environ: None) -> Iterator[Store]:  # noqa: ARG001 - it reads it
+    """A store by the client that takes a prefix only as whole parts of a key."""
+    store = open_store(f"s3://bucket/pre/fix?endpoint={server.endpoint}")
     yield store
     store.close()
 
@@ -133,12 +154,13 @@ REFUSALS = [
     (error(403, "AccessDenied"), "was refused. Check the credentials"),
     (error(403, "InvalidAccessKeyId"), "was refused. The service does not know this access key"),
     (error(403, "SignatureDoesNotMatch"), "was refused. The secret access key is wrong"),
-    (error(403, "RequestTimeTooSkewed"), "was refused. The clock of this machine is wrong"),
     (error(401, "Unauthorized"), "was refused. Check the credentials"),
-    (error(400, "ExpiredToken"), "failed. The credentials have expired"),
     (error(404, "NoSuchBucket"), "failed: there is no bucket at s3://bucket"),
-    (error(301, "PermanentRedirect"), "failed. The bucket is in another region"),
-    (error(400, "AuthorizationHeaderMalformed"), "failed. If the bucket is in another region"),
+    (
+        Answer(301, "", {"x-amz-bucket-region": "eu-west-3"}),
+        r"failed. The bucket is in eu-west-3: write s3://bucket/pre/fix\?endpoint=.*region=eu-west-3",
+    ),
+    (error(400, "AuthorizationHeaderMalformed"), "failed. The bucket is in another region"),
 ]
 
 
@@ -152,6 +174,50 @@ def test_a_refusal_is_final_and_says_what_to_do(
         store.perform(op)
     assert not isinstance(raised.value, TransientStoreError)
     assert "Debug source" not in str(raised.value)
+
+
+@pytest.mark.parametrize("op", [CREATE, Get("a/b"), Head("a/b")])
+def test_a_wrong_clock_is_told_by_how_much_and_waited_for(
+    store: Store, service: Service, op: Op
+) -> None:
+    times = (
+        "<RequestTime>20260102T030405Z</RequestTime><ServerTime>2026-01-02T03:24:05Z</ServerTime>"
+    )
+    service.will(Answer(403, f"<Error><Code>RequestTimeTooSkewed</Code>{times}</Error>"))
+    with pytest.raises(ClockError, match=r"20 min behind that of the store\. Set it"):
+        store.perform(op)
+
+
+def test_a_service_that_is_not_there_is_named(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients_module, "RETRIES", 0)
+    monkeypatch.setattr(botocore_clients, "ATTEMPTS", 1)
+    with closing(socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        store = open_store(f"s3://bucket?endpoint={endpoint}&client={client}")
+        with pytest.raises(TransientStoreError) as raised:
+            store.get("a/b")
+        store.close()
+    assert f"{endpoint} cannot be reached (connection refused). Check" in str(raised.value)
+
+
+def test_a_host_that_does_not_exist_is_named(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients_module, "RETRIES", 0)
+    monkeypatch.setattr(botocore_clients, "ATTEMPTS", 1)
+    store = open_store(f"s3://bucket?endpoint=http://nobody.invalid&client={client}")
+    with pytest.raises(TransientStoreError, match=r"nobody\.invalid cannot be reached \("):
+        store.get("a/b")
+    store.close()
+
+
+def test_a_create_is_sent_once_on_a_connection_that_was_kept(
+    store: Store, service: Service
+) -> None:
+    service.will(OK, DROP)
+    assert store.perform(CREATE) is True
+    with pytest.raises(TransientStoreError):
+        store.perform(CREATE)
+    assert service.asked == ["PUT", "PUT"]
 
 
 @pytest.mark.parametrize("status", [405, 501])
@@ -170,7 +236,7 @@ def test_a_service_that_cannot_create_on_condition_says_so(
 def test_all_else_is_sent_again(
     store: Store, service: Service, perform: Perform, op: Op, answer: Any
 ) -> None:
-    service.will(error(503, "SlowDown"), DROP, Answer(200, "body"))
+    service.will(error(503, "SlowDown"), DROP, Answer(200, "body" if answer else ""))
     assert perform(store, op) == answer
     assert len(service.requests) == 3
 
@@ -233,10 +299,10 @@ def test_a_listing_goes_on_while_there_is_more(
 
 
 def test_a_listing_ends_where_its_prefix_does(
-    store: Store, service: Service, perform: Perform
+    obstores: Store, service: Service, perform: Perform
 ) -> None:
     service.will(page("a/11", "a/12", "a/2", more=True))
-    assert keys(perform(store, List("a/1", limit=3))) == ["a/11", "a/12"]
+    assert keys(perform(obstores, List("a/1", limit=3))) == ["a/11", "a/12"]
     assert service.asked == ["GET"]
 
 
@@ -253,20 +319,20 @@ def test_a_listing_ends_where_its_prefix_does(
     ],
 )
 def test_a_listing_begins_as_near_as_it_can(
-    store: Store, service: Service, op: List, prefix: str, start_after: str | None
+    obstores: Store, service: Service, op: List, prefix: str, start_after: str | None
 ) -> None:
     service.will(page())
-    assert store.perform(op) == []
+    assert obstores.perform(op) == []
     query = parse_qs(urlsplit(service.requests[0].path).query)
     assert query["prefix"] == [prefix]
     assert query.get("start-after") == (start_after and [start_after])
 
 
-def test_a_bucket_that_lists_in_no_order_is_sorted_here(store: Store, service: Service) -> None:
-    assert isinstance(store, ObjectStore)
+def test_a_bucket_that_lists_in_no_order_is_sorted_here(obstores: Store, service: Service) -> None:
+    assert isinstance(obstores, ObjectStore)
     service.will(page("a/3", "b", "a/1", more=True), page("a/2"))
     unordered = _Page(List("a/", after="a/1", limit=2), ordered=False)
-    for chunk in unordered.stream(store._steady):
+    for chunk in unordered.stream(obstores._steady):
         assert not unordered.is_full_with(chunk)
     assert keys(unordered.entries()) == ["a/2", "a/3"]
 

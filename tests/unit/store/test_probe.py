@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -7,7 +8,6 @@ import pytest
 
 from cloudray.store import (
     Create,
-    Entry,
     Get,
     MemoryStore,
     Op,
@@ -16,16 +16,17 @@ from cloudray.store import (
     StoreError,
     TransientStoreError,
 )
-from cloudray.store.probe import probe
-
-KEPT = Entry("kept", 0, "1")
+from cloudray.store.probe import probe, probe_async
 
 
 def test_an_honest_store_is_accepted_and_left_as_it_was() -> None:
     store = MemoryStore()
     store.put("kept", b"")
+    before = store.list("")
     probe(store)
-    assert store.list("") == [KEPT]
+    assert store.list("") == before
+    asyncio.run(probe_async(Reliable(store)))
+    assert store.list("") == before
 
 
 def test_a_reliable_store_is_taken_as_it_is() -> None:
@@ -144,3 +145,18 @@ class RefusingAll(MemoryStore):
 def test_the_first_trouble_is_the_one_that_is_told() -> None:
     with pytest.raises(StoreError, match="Create was refused"):
         probe(RefusingAll())
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        (IgnoringTheCondition(), "let a second create replace the first"),
+        (FailingInTheRace(), "out of space"),
+        (WithoutPermission(), "creating was refused"),
+        (RefusingAll(), "Create was refused"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_on_the_event_loop_the_same_stores_are_refused(store: MemoryStore, said: str) -> None:
+    with pytest.raises(StoreError, match=said):
+        asyncio.run(probe_async(Reliable(store)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,8 +73,14 @@ def test_object_storage_is_opened_without_a_request(
         ("file:folder", "write file:///folder, with three slashes"),
         ("file:///folder?durable=perhaps", "durable=perhaps in .* is neither true nor false"),
         ("file:///folder?region=eu", "says region, .* a file:// URL takes durable"),
-        ("s3://bucket?durable=1", "says durable, .* a s3:// URL takes endpoint, region"),
+        ("s3://bucket?durable=1", "says durable, .* a s3:// URL takes client, endpoint, region"),
         ("s3://bucket#1", "says #1, which means nothing here"),
+        ("s3://bucket?client=boto3", "client=boto3 in .* is neither obstore nor aiobotocore"),
+        ("s3://My_Bucket/a", "names no bucket that there can be: 3 to 63 lower-case letters"),
+        ("s3://127.0.0.1:9000/a", "write s3://bucket/prefix.endpoint=http://127.0.0.1:9000"),
+        ("az://my_box", "names no bucket that there can be: a container has"),
+        ("gs://Box", "names no bucket that there can be: 3 to 222"),
+        ("s3://[bucket", "is no address of a cluster"),
         ("memory://name?a=b", "a memory:// URL takes nothing"),
     ],
 )
@@ -100,3 +107,53 @@ print(*(sys.modules.keys() & {{"obstore", "boto3", "botocore", "numpy"}}))
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert ran.stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIAKEY:hunter2@bucket/prefix",
+        "s3://bucket?endpoint=https://admin:hunter2@s3.example.com",
+        "s3://bucket?secret_access_key=hunter2",
+        "az://box?sig=hunter2",
+        "ftp://me:hunter2@host",
+    ],
+)
+def test_a_url_with_a_secret_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ValueError, match=r"\.\.\.") as raised:
+        open_store(url)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_service_of_ones_own_may_name_its_buckets_as_it_likes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    open_store("s3://My_Bucket").close()
+
+
+def test_the_second_client_is_loaded_only_when_asked_for() -> None:
+    program = """
+import sys
+from cloudray.store import open_store
+open_store("s3://bucket").close()
+assert not sys.modules.keys() & {"aiobotocore", "botocore", "boto3", "aiohttp"}
+open_store("s3://bucket?client=aiobotocore").close()
+print("aiobotocore" in sys.modules)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"},
+    )
+    assert ran.stdout == "True\n"
+
+
+def test_without_the_second_client_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "aiobotocore.session", None)
+    with pytest.raises(StoreError, match=r"pip install 'cloudray\[aws\]'"):
+        open_store("s3://bucket?client=aiobotocore")

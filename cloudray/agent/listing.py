@@ -1,0 +1,58 @@
+"""What a scan sees of the queue: batches and claims side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cloudray.store import layout
+from cloudray.store.base import Entry
+from cloudray.store.layout import QueueName
+
+
+class Listing:
+    """The pages of one listing, as far as they were read."""
+
+    def __init__(self) -> None:
+        #: batches, by stem
+        self.entries: set[str] = set()
+        #: by stem, the highest claim number; also where the entry has gone
+        self.last_claims: dict[str, int] = {}
+        #: where the next page begins
+        self.after = ""
+        #: whether the queue holds nothing else
+        self.complete = False
+
+    def take(self, page: Sequence[Entry], limit: int) -> list[QueueName]:
+        """Take in a page of at most `limit` entries; returns the batches there that nobody claimed.
+
+        The last one of a full page may have claims on the next, and is left out.
+        """
+        fresh: list[str] = []
+        for entry in page:
+            parsed = layout.parse_queue(entry.key)
+            if parsed is None:
+                continue
+            stem, number = parsed
+            if number == 0:
+                self.entries.add(stem)
+                fresh.append(stem)
+            else:
+                self.last_claims[stem] = max(number, self.last_claims.get(stem, 0))
+        self.complete = len(page) < limit
+        if page:
+            self.after = page[-1].key
+        if not self.complete and fresh and self.after.startswith(fresh[-1] + "."):
+            fresh.pop()
+        free = (stem for stem in fresh if stem not in self.last_claims)
+        return [name for stem in free if (name := layout.parse_stem(stem)) is not None]
+
+    def names(self) -> list[tuple[QueueName, int]]:
+        """The batches in the order of their keys, each with its highest claim number, or 0."""
+        stems = sorted(self.entries)
+        if not self.complete and stems and self.after.startswith(stems[-1] + "."):
+            stems.pop()
+        return [
+            (name, self.last_claims.get(stem, 0))
+            for stem in stems
+            if (name := layout.parse_stem(stem)) is not None
+        ]
