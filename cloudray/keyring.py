@@ -12,7 +12,6 @@ import hmac
 import os
 import re
 import stat
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,9 +30,8 @@ PLACES = (
 _TEXT = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{43}})")
 #: More than a key's file holds, in bytes.
 _FILE_BYTES = 4096
-#: Tells a process that starts itself over where its key is: the number of a pipe.
-_PIPE_VARIABLE = "CLOUDRAY_KEY_FD"
-_HIDDEN = frozenset((VARIABLE, FILE_VARIABLE, _PIPE_VARIABLE))
+#: What executors and other children must not inherit.
+_HIDDEN = frozenset((VARIABLE, FILE_VARIABLE))
 #: A pipe that holds a key takes so much at once, whatever the system.
 _PIPE_BYTES = 512
 
@@ -201,29 +199,3 @@ def read_pipe(descriptor: int) -> ClusterKey:
 def without(environ: Mapping[str, str]) -> dict[str, str]:
     """An environment for a process that must not know of the key."""
     return {name: text for name, text in environ.items() if name not in _HIDDEN}
-
-
-def leave_environment() -> int | None:
-    """Take the key out of this process's environment; returns its pipe, if there was one.
-
-    To be called first, by a process that starts others which must not hold the key. What stood
-    in the environment when a process began can be read in /proc as long as it runs, and as long
-    as any fork of it runs, so where the key stood there this program is started over: the same
-    process, without the variable. The path in the other variable is no secret, and goes where
-    `find` has been asked.
-
-    Raises ValueError when what stands there is no key.
-    """
-    if environ_key := os.environ.pop(VARIABLE, ""):
-        descriptor = pipe_of(ClusterKey(environ_key, VARIABLE))
-        os.set_inheritable(descriptor, True)  # noqa: FBT003 - its only way
-        os.environ[_PIPE_VARIABLE] = str(descriptor)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ)  # noqa: S606 - no shell
-    number = os.environ.pop(_PIPE_VARIABLE, "")
-    if not number:
-        return None
-    descriptor = int(number)
-    os.set_inheritable(descriptor, False)  # noqa: FBT003 - its only way
-    return descriptor

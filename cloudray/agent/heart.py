@@ -103,7 +103,9 @@ class Heart:
         """Wait until the next beat is due, or wanted; then beat."""
         wait_s = max(0.0, self._due_s() - self._clock()) * (0.9 + 0.2 * self._rng.random())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wanted.wait(), wait_s)
+            # Python 3.11's `wait_for` swallows a cancellation that comes just as it is wanted.
+            async with asyncio.timeout(wait_s):
+                await self._wanted.wait()
         self._wanted.clear()
         try:
             await self.beat()

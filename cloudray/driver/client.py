@@ -141,6 +141,7 @@ class DriverClient:
             bell = bell_of(store, settings, time.monotonic)
             self._far = Far(store, settings.commit_s, self._hear, self._rang, bell)
         self._pump = Pump(self._turn, self._tick, self._peers.wake)
+        self._pump.start()
 
     # -- joining and leaving -----------------------------------------------------------------
 

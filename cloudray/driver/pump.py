@@ -62,6 +62,9 @@ class Pump:
         self._thread = threading.Thread(
             target=self._background, name="cloudray-driver", daemon=True
         )
+
+    def start(self) -> None:
+        """Start the background thread, which needs all of its owner."""
         self._thread.start()
 
     def stir(self) -> None:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import os
 import pickle
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -125,54 +123,3 @@ def test_a_key_goes_through_a_pipe_once() -> None:
 def test_what_others_inherit_has_no_key() -> None:
     environment = {"CLOUDRAY_KEY": TEXT, "CLOUDRAY_KEY_FILE": "/key", "PATH": "/bin"}
     assert keyring.without(environment) == {"PATH": "/bin"}
-
-
-PROGRAM = """
-import os, subprocess, sys
-from pathlib import Path
-from cloudray import keyring
-
-before = os.environ.get("STARTED_BY")
-descriptor = keyring.leave_environment()
-key = keyring.read_pipe(descriptor)
-environ = Path("/proc/self/environ")
-shown = environ.read_text() if environ.exists() else ""
-child = subprocess.run([sys.executable, "-c", "import os; print(dict(os.environ))"],
-                       capture_output=True, text=True)
-print(key.id, key.source, os.getpid() == int(sys.argv[1] or 0), key.text in shown,
-      key.text in child.stdout, "CLOUDRAY_KEY" in child.stdout)
-"""
-
-
-def test_a_process_takes_its_key_out_of_the_environment(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    key = ClusterKey(TEXT)
-    environment = os.environ | {
-        "CLOUDRAY_KEY": TEXT,
-        "PYTHONPATH": str(Path(keyring.__file__).parents[1]),
-    }
-    # A shell says its number, and becomes the program.
-    command = f'exec "{sys.executable}" "{program}" $$'
-    done = subprocess.run(
-        ["/bin/sh", "-c", command],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.stdout.split() == [key.id, "CLOUDRAY_KEY", "True", "False", "False", "False"], (
-        done.stderr
-    )
-
-
-def test_a_process_without_a_key_has_nothing_to_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CLOUDRAY_KEY", raising=False)
-    assert keyring.leave_environment() is None
-
-
-def test_a_variable_that_holds_no_key_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLOUDRAY_KEY", "nonsense")
-    with pytest.raises(ValueError, match="what stands in CLOUDRAY_KEY is no key"):
-        keyring.leave_environment()

@@ -65,6 +65,7 @@ def station() -> Station:
 @pytest.fixture
 def pump(station: Station) -> Iterator[Pump]:
     pump = Pump(station.turn, station.tick, station.wake)
+    pump.start()
     yield pump
     station.free.set()
     pump.close()
@@ -183,6 +184,7 @@ def fail() -> None:
 def test_an_error_of_the_listener_reaches_who_waits(station: Station) -> None:
     station.free.clear()
     pump = Pump(station.turn, station.tick, station.wake)
+    pump.start()
     station.say(fail)
     with pytest.raises(ValueError, match="no news"):
         pump.run_until(lambda: False, soon_s())
@@ -209,6 +211,7 @@ def test_an_error_in_the_background_does_not_end_it(
 
 def test_closing_ends_every_wait(station: Station) -> None:
     pump = Pump(station.turn, station.tick, station.wake)
+    pump.start()
     ended: list[bool] = []
     waiters = [
         in_thread(lambda: ended.append(pump.run_until(lambda: False, soon_s())), f"waiter-{n}")
