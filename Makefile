@@ -21,8 +21,9 @@ LOCALSTACK_PORT ?= 4566
 localstack: $(VENV)/.installed ## S3 and SQS on this machine, until Ctrl-C; LOCALSTACK_PORT=4566
 	@exec $(BIN)/python localstack/start.py --port $(LOCALSTACK_PORT) $(ARGS)
 
+# Most tests wait for processes more than they compute, so a few run side by side.
 test: lint ## lint, type-check and run every test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 test-heavy: .bench/heavy/.installed ## run the tests that need torch, pandas, Arrow and PIL
 	@.bench/heavy/bin/python -m pytest tests/heavy $(ARGS)

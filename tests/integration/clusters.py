@@ -54,7 +54,7 @@ class Embedded:
         wait_until_gone(processes)
         assert self.sockets() == []
         ours = [thread for thread in threading.enumerate() if thread.name.startswith("cloudray")]
-        assert ours == []
+        assert ours == [], ours
 
 
 def start(**options: Any) -> Embedded:

@@ -271,8 +271,8 @@ ROWS: tuple[Mistake, ...] = (
         given=_F,
         code='ray.get(f.remote(ray.ObjectRef.from_hex("07" + "5a" * 28)))',
         error="ObjectLostError",
-        message="Object … is lost: it is not in the store: it belongs to another cluster, or its "
-        "job was deleted or has ended. Run what made it again.",
+        message="Object … is lost: this cluster has no such job: it belongs to another cluster, or "
+        "its job was deleted, or its retention is over. Run what made it again.",
         instead="Join the cluster that it comes from.",
         stores=True,
     ),
