@@ -22,6 +22,7 @@ from typing import Any
 
 from cloudray.api.tracebacks import cut
 from cloudray.exceptions import RaySystemError
+from cloudray.interrupts import Shield
 
 #: Far longer than it takes to leave the hook for what cannot be raised.
 _MOMENT_S = 0.01
@@ -70,9 +71,14 @@ class Ending:
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         interrupted = issubclass(kind, KeyboardInterrupt)
+        show = self._before or sys.__excepthook__
         if interrupted:
             cut(trace)
-        (self._before or sys.__excepthook__)(kind, error, trace)
+            # Another one in here would have Python print the traceback's innards instead.
+            with contextlib.suppress(KeyboardInterrupt), Shield():
+                show(kind, error, trace)
+        else:
+            show(kind, error, trace)
         if interrupted and not _is_interactive():
             self.came = True
             _silence_threads()
