@@ -238,8 +238,13 @@ class Agent:
                 for held in list(self._holdings.by_batch.values()):
                     if held.untouched and not held.busy:
                         self._holdings.drop(held)
-                        await self._io.do(claims.give_back(held.name, held.claim))
-                        self._ring(held.name, held.claim + 2)
+                        try:
+                            await self._io.do(claims.give_back(held.name, held.claim))
+                        except StoreError as error:
+                            # The others are given back nevertheless; this one after a lease.
+                            self._io.complain(error)
+                        else:
+                            self._ring(held.name, held.claim + 2)
                 self._charity.give_everything()
                 await self._holdings.empty.wait()
 

@@ -25,7 +25,7 @@ from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Duration, Verb, Word
 from cloudray.protocol.sharing import address
 from cloudray.store import layout
-from cloudray.store.base import Adopt
+from cloudray.store.base import Adopt, StoreError
 from cloudray.store.procedures import Procedure
 from cloudray.values import codec
 from cloudray.values.outcomes import error_payload
@@ -585,7 +585,10 @@ def place(word: Word, batch: bytes, nonce: str) -> Procedure[Word]:
             values.append(value)
             continue
         spooled = Path(path)
-        size_bytes = spooled.stat().st_size
+        try:
+            size_bytes = spooled.stat().st_size
+        except OSError as error:
+            raise StoreError(f"the value at {spooled} cannot be read: {error}") from error
         key = layout.result_object(ids.object_id(batch, word.index, number), nonce)
         yield Adopt(key, spooled)
         values.append(codec.stored(key, size_bytes))

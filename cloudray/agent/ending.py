@@ -80,7 +80,9 @@ class Ending:
             self._draining = asyncio.get_running_loop().create_task(self._drain_and_stop(agent))
 
     async def _drain_and_stop(self, agent: Agent) -> None:
-        await agent.drain(self._drain_timeout_s)
-        if agent.running_tasks and not self.stop.is_set():
-            self._say(f"{agent.running_tasks} still running: left to other agents")
-        self.stop.set()
+        try:
+            await agent.drain(self._drain_timeout_s)
+            if agent.running_tasks and not self.stop.is_set():
+                self._say(f"{agent.running_tasks} still running: left to other agents")
+        finally:
+            self.stop.set()

@@ -142,6 +142,15 @@ class Resolver:
                 del known[batch]
 
     async def _poll(self, batch: bytes) -> None:
+        while True:
+            try:
+                return await self._poll_until_known(batch)
+            except StoreError as error:
+                # Whoever waits would wait for ever.
+                self._io.complain(error)
+                await asyncio.sleep(self._commit_s)
+
+    async def _poll_until_known(self, batch: bytes) -> None:
         delay_s = _FIRST_LOOK_S
         looks = 0
         while self._waiting.get(batch) and batch not in self._held:

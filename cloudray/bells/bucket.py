@@ -120,7 +120,10 @@ class BucketBell(Doorbell):
             held = await self._read()
             if len(held) < MAX_HINTS:
                 # Somebody else rang at the same time, and had not read ours.
-                self._waiting[:0] = [hint for hint in fresh if hint not in held]
+                said = {hint.name.batch: hint.number for hint in held}
+                self._waiting[:0] = [
+                    hint for hint in fresh if said.get(hint.name.batch, 0) < hint.number
+                ]
 
     async def flush(self) -> None:
         """Wait until all that was rung stands in the bell."""

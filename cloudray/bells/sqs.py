@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import logging
 import os
 import re
@@ -168,7 +167,7 @@ class Channel:
                 signature.add(0, record)
                 signature.check()
             parcel = open_parcel(record, self.url)
-        except (RecordError, binascii.Error) as error:
+        except (RecordError, ValueError) as error:
             self.ignored += 1
             _log.warning("a message was ignored: %s", error)
             return None

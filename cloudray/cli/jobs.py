@@ -137,10 +137,10 @@ def delete(
 ) -> None:
     """Stop a job, and remove everything that it has stored."""
     with _opened(address, job) as found:
-        if not yes and sys.stdin.isatty():
-            typer.confirm(f"Remove all values of {_called(found)}?", abort=True)
-        elif not yes and not json:
+        if not yes and (json or not sys.stdin.isatty()):
             raise CommandError("this removes all values of the job: say --yes")
+        if not yes:
+            typer.confirm(f"Remove all values of {_called(found)}?", abort=True)
         found.delete()
     if json:
         print_json({"job": found.id, "ended": found.ended})

@@ -23,19 +23,21 @@ class Background:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: asyncio.Task[None] | None = None
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine, which handles its own errors; after `close` it never runs."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Run a coroutine, which handles its own errors; after `close` it never runs: False."""
         with self._starting:
             if self._closed:
                 work.close()
-                return
+                return False
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._loop,), name="cloudray-storage", daemon=True
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(
+                    target=self._run, args=(loop,), name="cloudray-storage", daemon=True
                 )
-                self._thread.start()
-        self._loop.call_soon_threadsafe(self._begin, work)
+                thread.start()
+                self._loop, self._thread = loop, thread
+            self._loop.call_soon_threadsafe(self._begin, work)
+            return True
 
     def close(self) -> None:
         """Cancel what runs, and end the thread. Idempotent."""

@@ -64,6 +64,9 @@ from cloudray.values.outcomes import (
 
 #: How often journals are looked at although agents that would hint are connected.
 _RARE_LOOK_S = 1.0
+#: Who waits for less than this, in seconds, has the first look made for him all the same, which
+#: may take so long.
+_SHORT_S, _GLANCE_S = 0.05, 2.0
 #: How often agents that started meanwhile are looked for.
 _PEERS_S = 1.0
 
@@ -344,6 +347,7 @@ class DriverClient:
     def future(self, ref: ObjectRef[Any]) -> Future[Any]:
         """A future that whoever listens settles."""
         future: Future[Any] = Future()
+        self._await_puts((ref,))
         with self._lock:
             self._flush_what_fits()
             word = self._find(ref.id)
@@ -404,9 +408,13 @@ class DriverClient:
             self._following.drop_unused()
             return count(self._following)
 
-    def is_finished(self, batch: bytes) -> bool:
-        """Whether a batch is known to be complete, though it may still be queued."""
-        return batch in self._following.finished
+    def undecided(self, name: QueueName) -> int:
+        """How many tasks of a queued batch are not over, as far as is known here; 0 if not ours."""
+        following = self._following
+        if name.batch in following.finished or not name.batch.startswith(self._prefix):
+            return 0
+        journal = following.results.journals.get(name.batch)
+        return name.size - (0 if journal is None else len(journal.decided))
 
     def nodes(self) -> list[dict[str, Any]]:
         """Read the agents' heartbeats."""
@@ -539,9 +547,7 @@ class DriverClient:
             return failed or not pending
 
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        if self._following.restless and self._far is None:
-            # Also when there is no time to wait: what ended long ago is ready.
-            self._look_around()
+        self._look_first(timeout_s)
         if not enough():
             self._listen_until(enough, deadline_s, (refs, len(pending), num_returns))
         return words
@@ -590,6 +596,28 @@ class DriverClient:
                 self._handle_all()
         if time.monotonic() - self._looked_s > look_s:
             self._look_around()
+
+    def _look_first(self, timeout_s: float | None) -> None:
+        """Also when there is no time to wait: what ended long ago is ready."""
+        if self._far is None:
+            if self._following.restless:
+                self._look_around()
+        elif timeout_s is not None and timeout_s <= _SHORT_S:
+            self._glance(self._far)
+
+    def _glance(self, far: Far) -> None:
+        """Do what can be done for somebody who does not wait, but may ask again and again.
+
+        What is asked for the first time is looked at; else a look begins whenever one is due.
+        """
+        restless = self._following.restless
+        now_s = time.monotonic()
+        with self._lock:
+            self._handle_all()
+            if restless or far.due_s(now_s) <= 0.0:
+                far.look(self._following.open_now(), now_s)
+        if restless:
+            self._pump.run_until(lambda: not far.is_looking, now_s + _GLANCE_S)
 
     def _turn_far(self, far: Far, timeout_s: float) -> None:
         """Do so where looking takes long: in the background, and only if somebody waits."""
@@ -662,6 +690,8 @@ class DriverClient:
                 return
         elif isinstance(message, Unstored):
             self._following.lose(message.unit, f"it could not be stored: {message.error}")
+            if self._far is not None and self._following.existing_anchor(message.unit):
+                self._far.uploads.told(message.unit)
         elif isinstance(message, Looked):
             if self._far is not None:
                 news = self._following.looked(news=message.news)

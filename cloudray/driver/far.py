@@ -93,6 +93,11 @@ class Far:
         #: the agents that were there at the last look, by the keys of their heartbeats
         self._beats: dict[str, Heartbeat] = {}
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether a look is under way."""
+        return self._looking.busy
+
     def due_s(self, now_s: float) -> float:
         """In how many seconds the next look is due; a long time while one is under way."""
         if self._looking.busy:
@@ -120,8 +125,13 @@ class Far:
         if not self._watching and now_s - self._agents_s > self._agents_delay_s:
             self._agents_s = now_s
             self._agents_delay_s = min(self._agents_delay_s * _GROWTH, RARE_AGENTS_S)
-            self._watching = True
-            self._background.spawn(self._watch())
+            try:
+                self._watching = True
+                if not self._background.spawn(self._watch()):
+                    self._watching = False
+            except BaseException:  # a Ctrl-C: the next one tries again
+                self._watching = False
+                raise
 
     def close(self) -> None:
         """End; what is not stored yet never will be."""

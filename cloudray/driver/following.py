@@ -115,6 +115,7 @@ class Following:
         """The values of a batch are gone, as whoever asks for them is told."""
         payload = codec.dumps(ObjectLostError(batch.hex(), date=date, reason=reason)).to_bytes()
         self._lost[batch] = Word(0, Verb.FAILED, (payload,))
+        self._open.pop(batch, None)
 
     def drop_unused(self) -> None:
         """Forget batches to whose values no ref is left."""
@@ -145,6 +146,8 @@ class Following:
     def find(self, identifier: bytes) -> Word | None:
         """The final word on a value, if it is known here."""
         if identifier[25:27] == _PUT_MARK:
+            if self._lost and (lost := self._lost.get(ids.unit_of(identifier))) is not None:
+                return lost
             return Word(0, Verb.DONE, (codec.stored(layout.put_object(identifier), 0),))
         word = self.results.find(identifier)
         if word is None and self._lost:
@@ -291,7 +294,7 @@ class Following:
             if job not in why:
                 why[job] = drive(self._store, explain_loss(batch, "it is not in the store"))
             self.lose(batch, why[job].reason, why[job].date)
-            del self._open[batch]
+            self._open.pop(batch, None)
         return bool(gone)
 
 

@@ -70,9 +70,14 @@ class Looking:
 
     def look(self, wanted: list[Open]) -> None:
         """Begin a look at these journals."""
-        self.busy = True
         self._news = False
-        self._background.spawn(self._look(wanted))
+        try:
+            self.busy = True
+            if not self._background.spawn(self._look(wanted)):
+                self.busy = False
+        except BaseException:  # a Ctrl-C: the next one tries again
+            self.busy = False
+            raise
 
     async def _look(self, wanted: list[Open]) -> None:
         try:

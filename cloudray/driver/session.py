@@ -157,11 +157,9 @@ class Session:
             batches = drive(self._briefly, queued(self.client.job.id))
         except (StoreError, KeyboardInterrupt):
             return counts
-        # Agents remove what is complete a little after they have said so.
-        left = sum(name.size for name in batches if not self.client.is_finished(name.batch))
-        if left <= counts.pending:
-            return counts
-        return msgspec.structs.replace(counts, queued=left - counts.running)
+        # Of our own batches: what agents gave away of them is counted with their refs.
+        left = sum(map(self.client.undecided, batches)) - counts.running
+        return msgspec.structs.replace(counts, queued=max(counts.queued, left))
 
     def _hang_up(self) -> None:
         try:
@@ -198,7 +196,9 @@ class Session:
             if clock := notices.wrong_clock(found):
                 notices.warn(clock)
             if not client.store.inline:
+                # It connects too; who is connected twice hears everything twice.
                 client.see(beats)
+                return
             for beat in beats:
                 peer = client.connect(beat.socket)
                 if peer is not None:

@@ -39,12 +39,14 @@ Unit = bytes | str
 class _Flight:
     """One thing on its way."""
 
-    __slots__ = ("arrived", "error", "over", "size_bytes")
+    __slots__ = ("arrived", "begun", "error", "over", "size_bytes")
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         #: set on the event loop when it is over
         self.arrived = asyncio.Event()
+        #: whether the event loop has taken it over
+        self.begun = False
         self.over = False
         self.error: StoreError | None = None
 
@@ -73,6 +75,8 @@ class Uploads:
         self._flights: dict[Unit, _Flight] = {}
         #: what will never be there
         self._failed: dict[Unit, StoreError] = {}
+        #: of these nobody has been told by `wait`
+        self._untold: dict[Unit, StoreError] = {}
         self._pending_bytes = 0
         self._changed = threading.Condition()
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
@@ -107,10 +111,18 @@ class Uploads:
     def wait(self, units: Iterable[Unit] | None = None) -> None:
         """Wait until these are stored (None: all there are now).
 
-        Raises the `StoreError` of one that cannot be.
+        Raises the `StoreError` of one that cannot be; of all, once whatever can be is stored.
         """
         with self._changed:
-            wanted = list(self._flights) if units is None else list(units)
+            if units is None:
+                for flight in list(self._flights.values()):
+                    while not flight.over:
+                        self._changed.wait()
+                untold, self._untold = self._untold, {}
+                for error in untold.values():
+                    raise error
+                return
+            wanted = list(units)
             for unit in wanted:
                 if unit in self._failed:
                     raise self._failed[unit]
@@ -120,6 +132,11 @@ class Uploads:
                     self._changed.wait()
                 if flight.error is not None:
                     raise flight.error
+
+    def told(self, unit: Unit) -> None:
+        """Whoever waits for it is told that it cannot be stored; `wait` for all need not say so."""
+        with self._changed:
+            self._untold.pop(unit, None)
 
     def _take_in(
         self,
@@ -137,10 +154,22 @@ class Uploads:
                 self._changed.wait()
             before = [self._flights[name] for name in names if name in self._flights]
             broken = next((self._failed[name] for name in names if name in self._failed), None)
-            flight = self._flights[unit] = _Flight(size_bytes)
+            flight = _Flight(size_bytes)
             flight.error = broken
-            self._pending_bytes += size_bytes
-        self._background.spawn(self._fly(unit, flight, before, store, stored))
+        try:
+            with self._changed:
+                self._flights[unit] = flight
+                self._pending_bytes += size_bytes
+            spawned = self._background.spawn(self._fly(unit, flight, before, store, stored))
+        except BaseException:
+            # A Ctrl-C: whoever tries again finds it as if it had not been tried.
+            if not flight.begun:
+                with self._changed:
+                    self._forget(unit, flight)
+            raise
+        if not spawned:
+            flight.error = StoreError("it was not stored: the driver left")
+            self._land(unit, flight)
 
     async def _fly(
         self,
@@ -150,6 +179,7 @@ class Uploads:
         store: Callable[[], Awaitable[None]],
         stored: Callable[[], Awaitable[None]] | None,
     ) -> None:
+        flight.begun = True
         try:
             for earlier in before:
                 await earlier.arrived.wait()
@@ -167,13 +197,21 @@ class Uploads:
         if flight.error is None and stored is not None:
             await stored()
 
+    def _forget(self, unit: Unit, flight: _Flight) -> None:
+        if self._flights.get(unit) is flight:
+            del self._flights[unit]
+            self._pending_bytes -= flight.size_bytes
+
     def _land(self, unit: Unit, flight: _Flight) -> None:
         with self._changed:
             flight.over = True
-            del self._flights[unit]
-            self._pending_bytes -= flight.size_bytes
+            self._forget(unit, flight)
             if flight.error is not None:
                 self._failed[unit] = flight.error
+                if isinstance(unit, bytes):
+                    self._untold[unit] = flight.error
+            else:
+                self._failed.pop(unit, None)
             self._changed.notify_all()
         flight.arrived.set()
         if flight.error is not None and isinstance(unit, bytes):

@@ -13,7 +13,7 @@ from cloudray import ids
 from cloudray.protocol import endings
 from cloudray.protocol import journal as journals
 from cloudray.protocol.endings import DAY_S, Swept, over_after
-from cloudray.protocol.jobs import Listed, list_all, list_jobs, queued
+from cloudray.protocol.jobs import Listed, list_all, list_jobs
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.leases import IDLE_LEASES
 from cloudray.protocol.records import Cluster, Ending
@@ -118,7 +118,13 @@ def _sweep_objects(listed: Listed, *, dry_run: bool) -> Procedure[Swept]:
     if not by_batch:
         return Swept()
     # Listed after the objects: a batch that is not here now was over when they were seen.
-    active = {name.batch for name in (yield from queued(listed.id))}
+    # Also those of which only claims are there: what a message carried may run before its put.
+    active: set[bytes] = set()
+    for line in (yield from list_all(layout.QUEUE)):
+        parsed = layout.parse_queue(line.key)
+        name = None if parsed is None else layout.parse_stem(parsed[0])
+        if name is not None:
+            active.add(name.batch)
     useless: list[Line] = []
     for batch, lines in by_batch.items():
         if batch in active:

@@ -194,9 +194,9 @@ class DirectoryStore(Store):
         return False
 
     async def _in_thread(self, op: Op) -> Any:
-        import asyncio
+        from cloudray.store.threads import in_thread
 
-        return await asyncio.to_thread(self.perform, op)
+        return await in_thread(self.perform, op)
 
     def _create(self, key: str, body: Body) -> bool:
         check_key(key)

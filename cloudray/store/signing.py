@@ -292,23 +292,23 @@ class Signed(Wrapper):
         kind = type(op)
         if kind is Create or kind is Put:
             if not self._private and size_of(op.body) >= _THREAD_BYTES:
-                import asyncio
+                from cloudray.store.threads import in_thread
 
-                op = await asyncio.to_thread(self._outgoing, op)
+                op = await in_thread(self._outgoing, op)
             else:
                 op = self._outgoing(op)
             return await self._raw_async(op)
         if kind in _READS:
             found = await self._raw_async(self._bounded(op))
             if kind is Get and found is not None and len(found) >= _THREAD_BYTES:
-                import asyncio
+                from cloudray.store.threads import in_thread
 
-                return await asyncio.to_thread(self._checked, op, found)
+                return await in_thread(self._checked, op, found)
             return self._checked(op, found)
         if kind is Adopt and not self._private:
-            import asyncio
+            from cloudray.store.threads import in_thread
 
-            await asyncio.to_thread(self._sign_file, op)
+            await in_thread(self._sign_file, op)
         return await self._raw_async(op)
 
     def path(self, key: str) -> Path | None:

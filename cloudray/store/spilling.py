@@ -137,9 +137,9 @@ class SpillingStore(Store):
                 return self.perform(op)
             return await self._memory.perform_async(op)
         if self._is_slow(op):
-            import asyncio
+            from cloudray.store.threads import in_thread
 
-            return await asyncio.to_thread(self.perform, op)
+            return await in_thread(self.perform, op)
         return self.perform(op)
 
     def path(self, key: str) -> Path | None:

@@ -27,6 +27,7 @@ from cloudray.store import (
     StoreError,
     StoreFullError,
     open_store,
+    threads,
 )
 from cloudray.store.spares import SMALLEST_BYTES
 
@@ -291,16 +292,16 @@ def test_a_room_that_breaks_is_a_store_error(
 def test_only_what_takes_long_goes_to_a_thread(
     store: SpillingStore, monkeypatch: pytest.MonkeyPatch, op: Op, in_thread: bool
 ) -> None:
-    threads = []
-    to_thread = asyncio.to_thread
+    called = []
+    call = threads.in_thread
 
     async def note(*args: Any) -> Any:
-        threads.append(args)
-        return await to_thread(*args)
+        called.append(args)
+        return await call(*args)
 
-    monkeypatch.setattr(asyncio, "to_thread", note)
+    monkeypatch.setattr(threads, "in_thread", note)
     asyncio.run(store.perform_async(op))
-    assert bool(threads) is in_thread
+    assert bool(called) is in_thread
 
 
 def test_a_file_from_the_room_is_adopted_without_a_thread(
@@ -308,7 +309,7 @@ def test_a_file_from_the_room_is_adopted_without_a_thread(
 ) -> None:
     assert store.room is not None
     path = store.room.write([bytes(5 * MB)])
-    monkeypatch.setattr(asyncio, "to_thread", None)
+    monkeypatch.setattr(threads, "in_thread", None)
     asyncio.run(store.perform_async(Adopt(FOLDER + "a", path)))
     assert store.path(FOLDER + "a") is not None
 
