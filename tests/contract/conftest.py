@@ -139,7 +139,7 @@ def bucket_url() -> Iterator[Callable[[], str]]:
         yield lambda: url.replace("?", f"/{next(_serial)}?", 1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def botocore_place(bucket_url: Callable[[], str]) -> Iterator[Callable[[], Store]]:
     """Show empty places in one store; making another takes longer than most tests."""
     store = open_url(f"{bucket_url()}&client=aiobotocore")

@@ -102,7 +102,9 @@ def test_no_value_stays_mapped(rounds: list[dict[str, Any]]) -> None:
 
 
 def test_no_object_of_the_package_is_left(rounds: list[dict[str, Any]]) -> None:
-    assert lasting(rounds[-10:]) == lasting(rounds[WARM : WARM + 10])
+    grown = lasting(rounds[-10:]) - lasting(rounds[WARM : WARM + 10])
+    # One that each round left would be there twenty times more.
+    assert {name: count for name, count in grown.items() if count >= 10} == {}
 
 
 def lasting(rounds: list[dict[str, Any]]) -> Counter[str]:
