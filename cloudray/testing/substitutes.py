@@ -138,14 +138,15 @@ class VirtualBackground:
         self._tasks: dict[Any, None] = {}
         self._closed = False
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine in the driver's process."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Run a coroutine in the driver's process; False after `close`."""
         if self._closed:
             work.close()
-            return
+            return False
         task = self._process.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        return True
 
     def close(self) -> None:
         """Cancel what runs."""
