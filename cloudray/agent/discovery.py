@@ -14,7 +14,6 @@ from cloudray.agent.functions import demands_fit
 from cloudray.agent.holders import Holders
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
-from cloudray.agent.listing import Listing
 from cloudray.agent.rings import KEEN, MAX_ASIDE, MAX_LOSSES, Ring, is_keen
 from cloudray.bells.base import Heard
 from cloudray.protocol import claims, demand
@@ -22,6 +21,7 @@ from cloudray.protocol import journal as journals
 from cloudray.protocol.claims import Early, Finished, Lost, Refused, Won
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.leases import Observer
+from cloudray.protocol.listing import PAGE, Listing
 from cloudray.protocol.reasons import lacking
 from cloudray.protocol.records import Batch, unseal
 from cloudray.store import layout
@@ -43,7 +43,6 @@ WINDOW = 4
 ENOUGH = 64
 #: Tasks that wait for arguments; an agent with more takes only batches that can start.
 MAX_WAITING_TASKS = 20_000
-_PAGE = 1000
 
 
 class Discovery:
@@ -372,8 +371,8 @@ class Discovery:
         enough = ENOUGH * (self.others + 1)
         claimable = 0
         while not listing.complete and (claimable < enough or self._io.store.inline):
-            page = await self._io.store.perform_async(List(layout.QUEUE, listing.after, _PAGE))
-            free = listing.take(page, _PAGE)
+            page = await self._io.store.perform_async(List(layout.QUEUE, listing.after, PAGE))
+            free = listing.take(page, PAGE)
             claimable += sum(self._fit(name.klass)[0] for name in free)
         self._misfits.clear()
         if not quick:

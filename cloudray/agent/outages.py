@@ -8,7 +8,8 @@ meanwhile is found out when the store is back (`agent.core`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cloudray.durations import show_duration
@@ -50,27 +51,19 @@ class Outages(Wrapper):
 
     def perform(self, op: Op) -> Any:
         """Perform one operation, and take notice of how that went."""
-        began_s = self._begin()
-        try:
-            answer = self._raw(op)
-        except TransientStoreError as error:
-            self._failed(error, began_s)
-            raise
-        except RefusedError as error:
-            if not self.joined:
-                raise
-            self._failed(error, began_s)
-            raise TransientStoreError(str(error)) from error
-        finally:
-            self._waiting -= 1
-        self._succeeded()
-        return answer
+        with self._noticed():
+            return self._raw(op)
 
     async def perform_async(self, op: Op) -> Any:
         """Perform one operation on the event loop, and take notice of how that went."""
+        with self._noticed():
+            return await self._raw_async(op)
+
+    @contextmanager
+    def _noticed(self) -> Iterator[None]:
         began_s = self._begin()
         try:
-            answer = await self._raw_async(op)
+            yield
         except TransientStoreError as error:
             self._failed(error, began_s)
             raise
@@ -82,7 +75,6 @@ class Outages(Wrapper):
         finally:
             self._waiting -= 1
         self._succeeded()
-        return answer
 
     def look(self) -> None:
         """Find out whether requests are swallowed; to be called every few seconds."""

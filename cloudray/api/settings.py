@@ -70,16 +70,21 @@ def _read_number(text: str) -> float:
         raise ValueError("it must be a number") from None
 
 
-def _read_amounts(text: str) -> Any:
-    import json  # few settings need it
+def _read_json(kind: type, example: str) -> Callable[[str], Any]:
+    """A reader of JSON of one kind."""
 
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if isinstance(found, dict):
-        return found
-    raise ValueError('it must be JSON such as {"licence": 2}')
+    def read(text: str) -> Any:
+        import json  # few settings need it
+
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if isinstance(found, kind):
+            return found
+        raise ValueError(f"it must be JSON such as {example}")
+
+    return read
 
 
 FLAG = Kind((bool,), "true or false", _read_flag)
@@ -89,8 +94,8 @@ NUMBER = Kind((float, int), "a number", _read_number)
 SIZE = Kind((float, int, str), 'a number of bytes or a text such as "2 GB"', str)
 SECRET = Kind((str,), "a key, as `cloudray key new` makes it", str)
 LEVEL = Kind((int, str), 'a level such as "WARNING"', str)
-AMOUNTS = Kind((Mapping,), "a table of names and numbers", _read_amounts)
-VARIABLES = Kind((Mapping,), "a table of names and texts", _read_amounts)
+AMOUNTS = Kind((Mapping,), "a table of names and numbers", _read_json(dict, '{"licence": 2}'))
+VARIABLES = Kind((Mapping,), "a table of names and texts", _read_json(dict, '{"licence": 2}'))
 
 EVERYWHERE = ""
 #: The settings that only a cluster heeds that `init` starts on this machine.
@@ -228,19 +233,7 @@ def retention(name: str, value: float) -> int:
     return int(value)
 
 
-def _read_list(text: str) -> Any:
-    import json  # as above
-
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if isinstance(found, list):
-        return found
-    raise ValueError('it must be JSON such as ["data/", "*.csv"]')
-
-
-LIST = Kind((list, tuple), "a list of texts", _read_list)
+LIST = Kind((list, tuple), "a list of texts", _read_json(list, '["data/", "*.csv"]'))
 
 
 def _variables(_name: str, value: Mapping[str, Any]) -> dict[str, str]:

@@ -18,7 +18,8 @@ import msgspec
 
 from cloudray import ids
 from cloudray.protocol import journal as journals
-from cloudray.protocol.jobs import Listed, cancel_all, list_all, lost, queued, read_all
+from cloudray.protocol.jobs import Listed, cancel_all, lost, queued, read_all
+from cloudray.protocol.listing import list_all
 from cloudray.protocol.records import EVERY_TASK, Ending, Entry, Verb, Word, seal, unseal
 from cloudray.store import layout
 from cloudray.store.base import Create, Delete, Head, Put

@@ -13,9 +13,10 @@ from cloudray import ids
 from cloudray.protocol import endings
 from cloudray.protocol import journal as journals
 from cloudray.protocol.endings import DAY_S, Swept, over_after
-from cloudray.protocol.jobs import Listed, list_all, list_jobs
+from cloudray.protocol.jobs import Listed, list_jobs, queued
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.leases import IDLE_LEASES
+from cloudray.protocol.listing import list_all
 from cloudray.protocol.records import Cluster, Ending
 from cloudray.store import layout
 from cloudray.store.base import Delete, Head
@@ -118,13 +119,7 @@ def _sweep_objects(listed: Listed, *, dry_run: bool) -> Procedure[Swept]:
     if not by_batch:
         return Swept()
     # Listed after the objects: a batch that is not here now was over when they were seen.
-    # Also those of which only claims are there: what a message carried may run before its put.
-    active: set[bytes] = set()
-    for line in (yield from list_all(layout.QUEUE)):
-        parsed = layout.parse_queue(line.key)
-        name = None if parsed is None else layout.parse_stem(parsed[0])
-        if name is not None:
-            active.add(name.batch)
+    active = {name.batch for name in (yield from queued(listed.id, carried=True))}
     useless: list[Line] = []
     for batch, lines in by_batch.items():
         if batch in active:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cloudray.protocol.jobs import Listed, list_all
+from cloudray.protocol.jobs import Listed
+from cloudray.protocol.listing import list_all
 from cloudray.store import layout
 from cloudray.store.base import Get
 from cloudray.store.envelope import Kind, open_sealed

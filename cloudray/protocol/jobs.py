@@ -16,6 +16,7 @@ from cloudray.configuration import RETENTIONS
 from cloudray.exceptions import ObjectLostError
 from cloudray.protocol import journal as journals
 from cloudray.protocol.journal import Journal
+from cloudray.protocol.listing import PAGE
 from cloudray.protocol.records import FORCE, Ending, Job, Verb, Word, unseal
 from cloudray.store import layout
 from cloudray.store.base import Entry as Line
@@ -25,8 +26,8 @@ from cloudray.store.procedures import Procedure
 from cloudray.store.signing import TamperedError
 
 _R = TypeVar("_R")
-#: A listing's page, and how many objects are read at once.
-_PAGE, _MANY = 1000, 64
+#: How many objects are read at once.
+_MANY = 64
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -67,7 +68,7 @@ def list_jobs() -> Procedure[list[Listed]]:
     found: dict[tuple[int, bytes], int | None] = {}
     after = ""
     while True:
-        page: list[Line] = yield List(layout.JOBS, after, _PAGE)
+        page: list[Line] = yield List(layout.JOBS, after, PAGE)
         for line in page:
             parsed = layout.parse_job(line.key)
             if parsed is None:
@@ -76,7 +77,7 @@ def list_jobs() -> Procedure[list[Listed]]:
             found.setdefault((days, job), None)
             if name == "meta":
                 found[days, job] = line.modified_s
-        if len(page) < _PAGE:
+        if len(page) < PAGE:
             break
         last = layout.parse_job(page[-1].key)
         after = page[-1].key if last is None else layout.beyond_job(last[0], last[1])
@@ -128,30 +129,21 @@ def read_all(keys: list[str]) -> Procedure[list[bytes | None]]:
     return bodies
 
 
-def list_all(prefix: str, after: str = "") -> Procedure[list[Line]]:
-    """List everything under a prefix."""
-    found: list[Line] = []
-    while True:
-        page: list[Line] = yield List(prefix, found[-1].key if found else after, _PAGE)
-        found += page
-        if len(page) < _PAGE:
-            return found
-
-
 # -- what they have in the queue -----------------------------------------------------------------
 
 
-def queued(job: bytes) -> Procedure[dict[QueueName, int]]:
+def queued(job: bytes, *, carried: bool = False) -> Procedure[dict[QueueName, int]]:
     """The batches of a job in the queue, with their last claims' numbers (0: none).
 
-    Claims without their batch are left out. A page shows the whole of a short queue; in a long
+    Claims without their batch are left out, unless `carried`: what a message brought may be
+    claimed, and run, before its put arrives. A page shows the whole of a short queue; in a long
     one the other jobs' part of each folder is skipped.
     """
     entries: set[str] = set()
     claims: dict[str, int] = {}
     after = ""
     while True:
-        page: list[Line] = yield List(layout.QUEUE, after, _PAGE)
+        page: list[Line] = yield List(layout.QUEUE, after, PAGE)
         for line in page:
             parsed = layout.parse_queue(line.key)
             if parsed is None or not line.key.startswith(_ours(line.key, job)):
@@ -161,11 +153,11 @@ def queued(job: bytes) -> Procedure[dict[QueueName, int]]:
                 claims[stem] = max(number, claims.get(stem, 0))
             else:
                 entries.add(stem)
-        if len(page) < _PAGE:
+        if len(page) < PAGE:
             break
         after = _next_place(page[-1].key, job)
     found: dict[QueueName, int] = {}
-    for stem in sorted(entries):
+    for stem in sorted(entries | claims.keys() if carried else entries):
         name = layout.parse_stem(stem)
         if name is not None:
             found[name] = claims.get(stem, 0)

@@ -6,27 +6,19 @@ from contextlib import suppress
 from typing import Any
 
 from cloudray.protocol.demand import from_units
+from cloudray.protocol.listing import list_all
 from cloudray.protocol.records import Heartbeat, unseal
 from cloudray.store import layout
-from cloudray.store.base import Entry, GetMany, List
+from cloudray.store.base import Entry, GetMany
 from cloudray.store.envelope import RecordError
 from cloudray.store.procedures import Procedure
-
-#: How many agents are listed in one request.
-_PAGE = 1000
 
 
 def list_agents() -> Procedure[list[Entry]]:
     """List the heartbeats of all agents, without reading them."""
-    found: list[Entry] = []
-    after = ""
-    while True:
-        page: list[Entry] = yield List(layout.AGENTS, after, _PAGE)
-        # Who can write to the bucket may have put there what has no such name.
-        found += [entry for entry in page if layout.parse_agent(entry.key)]
-        if len(page) < _PAGE:
-            return found
-        after = page[-1].key
+    # Who can write to the bucket may have put there what has no such name.
+    lines = yield from list_all(layout.AGENTS)
+    return [line for line in lines if layout.parse_agent(line.key)]
 
 
 def heartbeats() -> Procedure[list[Heartbeat]]:

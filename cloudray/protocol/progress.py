@@ -11,8 +11,9 @@ import msgspec
 
 from cloudray import ids
 from cloudray.protocol import journal as journals
-from cloudray.protocol.jobs import Listed, list_all, queued, read_all, trusted
+from cloudray.protocol.jobs import Listed, queued, read_all, trusted
 from cloudray.protocol.journal import Journal
+from cloudray.protocol.listing import list_all
 from cloudray.protocol.records import Batch, Entry, Verb
 from cloudray.protocol.results import Results
 from cloudray.store import layout

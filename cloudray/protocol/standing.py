@@ -10,6 +10,7 @@ import msgspec
 from cloudray.protocol.demand import Demand, from_units, python_of
 from cloudray.protocol.endings import store_time
 from cloudray.protocol.leases import idle_beat_s
+from cloudray.protocol.listing import PAGE, Listing
 from cloudray.protocol.nodes import list_agents
 from cloudray.protocol.reasons import ABOUT_TO_START, lacking, show_python, why_queued
 from cloudray.protocol.records import Batch, Claim, Cluster, Heartbeat, unseal
@@ -19,7 +20,6 @@ from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName, claim_of
 from cloudray.store.procedures import Procedure
 
-_PAGE = 1000
 #: No more claims than so many are read to see whom they name: of the others it is assumed that
 #: somebody holds them.
 MAX_CLAIMS_READ = 1000
@@ -167,24 +167,11 @@ def _classes(beats: Sequence[Heartbeat]) -> Procedure[list[ClassState]]:
 
 def _queue(living: set[str]) -> Procedure[dict[str, _Found]]:
     """Sort the batches in the queue by whether an agent that lives holds them."""
-    entries: set[str] = set()
-    last_claim: dict[str, int] = {}
-    after = ""
-    while True:
-        page: list[Entry] = yield List(layout.QUEUE, after, _PAGE)
-        for entry in page:
-            parsed = layout.parse_queue(entry.key)
-            if parsed is None:
-                continue
-            stem, number = parsed
-            if number == 0:
-                entries.add(stem)
-            else:
-                last_claim[stem] = max(number, last_claim.get(stem, 0))
-        if len(page) < _PAGE:
-            break
-        after = page[-1].key
-    claimed = sorted(entries & last_claim.keys())
+    listing = Listing()
+    while not listing.complete:
+        listing.take((yield List(layout.QUEUE, listing.after, PAGE)), PAGE)
+    last_claim = listing.last_claims
+    claimed = sorted(listing.entries & last_claim.keys())
     keys = tuple(claim_of(stem, last_claim[stem]) for stem in claimed[:MAX_CLAIMS_READ])
     bodies: list[bytes | None] = yield GetMany(keys)
     unheld = {
@@ -193,12 +180,9 @@ def _queue(living: set[str]) -> Procedure[dict[str, _Found]]:
         if body is None or _holder(body, key) not in living
     }
     found: dict[str, _Found] = {}
-    for stem in sorted(entries):
-        name = layout.parse_stem(stem)
-        if name is None:
-            continue
+    for name, number in listing.names():
         each = found.setdefault(name.klass, _Found())
-        held = stem in last_claim and stem not in unheld
+        held = number > 0 and name.stem not in unheld
         (each.claimed if held else each.queued).append(name)
     return found
 

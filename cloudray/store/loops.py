@@ -58,6 +58,10 @@ class LoopThread:
         """Run `work` and wait for its result on another loop; a cancellation is passed on."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Have a function called on the loop, without waiting for that."""
+        self._loop.call_soon_threadsafe(function)
+
     def close(self) -> None:
         """Stop the loop and its thread. Idempotent; in a forked child nothing is left to stop."""
         if self.lost or self._loop.is_closed():

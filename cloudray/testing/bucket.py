@@ -145,7 +145,6 @@ class Bucket:
                 trouble.timeout_s, self._fail, link, op, "the request timed out", reply
             )
             return
-        link.flying += 1
         there_s = latency_s * (self._rng.random() if trouble is not _PEACE else 0.5)
         network.call_later(there_s, self._arrive, link, op, befalls, latency_s - there_s, reply)
 
@@ -157,7 +156,6 @@ class Bucket:
         back_s: float,
         reply: Callable[[Any, StoreError | None], None],
     ) -> None:
-        link.flying -= 1
         if link.lost and self._rng.random() < link.lost:
             return
         network = self._network
@@ -254,8 +252,6 @@ class Link(Store):
         self.name = process.name
         #: nothing gets through either way
         self.cut = False
-        #: requests on their way to the bucket
-        self.flying = 0
         #: what share of them got lost with the process
         self.lost = 0.0
         self._bucket = bucket

@@ -179,7 +179,6 @@ class SimulatedExecutor:
         self._sent_s = 0.0
         self._dead = False
         self._setup: m.Setup | None = None
-        self._shapes: dict[int, Any] = {}
         self._incoming = m.Unpacker()
         self._connection: Connection
         delay_s = machine.start_s * (0.5 + machine.rng.random()) if machine.start_s else 0.0

@@ -263,7 +263,7 @@ async def test_a_scan_finds_what_no_bell_rang_for(bench: Bench) -> None:
 
 
 async def test_a_scan_reads_page_after_page(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discoveries, "_PAGE", 2)
+    monkeypatch.setattr(discoveries, "PAGE", 2)
     held = [batch_of(1, number=number) for number in range(5)]
     for batch in held:
         bench.claim(bench.publish(batch), 1, "other")
@@ -588,7 +588,7 @@ async def test_a_full_agent_leaves_what_its_own_tasks_submit_to_others(bench: Be
 async def test_a_scan_far_away_reads_no_further_than_it_must(
     make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discoveries, "_PAGE", 10)
+    monkeypatch.setattr(discoveries, "PAGE", 10)
     monkeypatch.setattr(discoveries, "ENOUGH", 15)
     bench = make_bench(remote=True)
     for number in range(100):
@@ -601,7 +601,7 @@ async def test_a_scan_far_away_reads_no_further_than_it_must(
 async def test_a_scan_pages_past_what_others_run(
     make_bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discoveries, "_PAGE", 10)
+    monkeypatch.setattr(discoveries, "PAGE", 10)
     bench = make_bench(remote=True)
     names = [bench.publish(batch_of(1, number=number)) for number in range(30)]
     names.sort(key=lambda name: name.stem)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cloudray.protocol import nodes
+from cloudray.protocol import listing
 from cloudray.protocol.nodes import heartbeats, list_nodes
 from cloudray.protocol.records import Heartbeat, seal
 from cloudray.store import Delete, GetMany, MemoryStore, Op, Store, drive, layout
@@ -40,7 +40,7 @@ def test_every_agent_is_found(store: Store) -> None:
 
 
 def test_agents_are_listed_page_after_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "_PAGE", 2)
+    monkeypatch.setattr(listing, "PAGE", 2)
     for number in range(5):
         store.put(layout.agent(f"agent-{number}"), b"")
     assert [entry.key for entry in drive(store, nodes.list_agents())] == [

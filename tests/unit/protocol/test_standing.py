@@ -155,7 +155,7 @@ def test_a_batch_that_was_given_back_or_whose_agent_is_dead_is_queued(dated: Dat
 def test_a_long_queue_is_read_page_after_page(
     dated: Dated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing, "_PAGE", 3)
+    monkeypatch.setattr(standing, "PAGE", 3)
     for number in range(8):
         claim(dated, submit(dated, number), "gone")
     (each,) = look(dated).classes

@@ -1,16 +1,30 @@
-"""What a scan sees of the queue: batches and claims side by side."""
+"""Listings: everything under a prefix, and the queue with its batches and claims side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from cloudray.store import layout
-from cloudray.store.base import Entry
+from cloudray.store.base import Entry, List
 from cloudray.store.layout import QueueName
+from cloudray.store.procedures import Procedure
+
+#: How much is listed in one request.
+PAGE = 1000
+
+
+def list_all(prefix: str, after: str = "") -> Procedure[list[Entry]]:
+    """List everything under a prefix."""
+    found: list[Entry] = []
+    while True:
+        page: list[Entry] = yield List(prefix, found[-1].key if found else after, PAGE)
+        found += page
+        if len(page) < PAGE:
+            return found
 
 
 class Listing:
-    """The pages of one listing, as far as they were read."""
+    """The pages of one listing of the queue, as far as they were read."""
 
     def __init__(self) -> None:
         #: batches, by stem

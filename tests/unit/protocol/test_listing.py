@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from cloudray.agent.listing import Listing
+from cloudray.protocol.listing import Listing
 from cloudray.store import Entry
 from cloudray.store.layout import claim_of
 from tests.unit.agent.bench import batch_of, name_of
