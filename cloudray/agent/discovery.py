@@ -374,10 +374,14 @@ class Discovery:
             page = await self._io.store.perform_async(List(layout.QUEUE, listing.after, PAGE))
             free = listing.take(page, PAGE)
             claimable += sum(self._fit(name.klass)[0] for name in free)
-        self._misfits.clear()
         if not quick:
             self._watched.clear()
         found = listing.names()
+        if listing.complete:
+            # Not all at once: somebody may ask for one of them before it is met again below.
+            unclaimed = {name.batch for name, last in found if not last}
+            for batch in self._misfits.keys() - unclaimed:
+                del self._misfits[batch]
         others = [(name, last) for name, last in found if not self._holdings.has(name.batch)]
         claimed = [(name, last) for name, last in others if last]
         await self._holders.learn([] if quick else claimed, agents=self.others + 1)

@@ -177,7 +177,12 @@ class Following:
         """Say CANCELLED of a task; returns the batch in whose journal that was said."""
         drive(self._store, self.results.cancel(identifier, force=force, recursive=recursive))
         batch, _ = self.results.waiting_on(identifier)
-        self._grown(self.results.journal(batch))
+        journal = self.results.journal(batch)
+        self._grown(journal)
+        if journal.complete and not self._store.inline and batch in self.names:
+            # Whoever holds it does the same. But agents of other machines are not told, and where
+            # it fits none of them nobody would ever find out: it would stay in the queue.
+            drive(self._store, claims.retire(self.names[batch]))
         return batch
 
     def open_now(self) -> list[Open]:

@@ -23,7 +23,7 @@ from tests.unit.agent.bench import (
     store_job,
 )
 from tests.unit.agent.conftest import Make
-from tests.unit.protocol.builders import done
+from tests.unit.protocol.builders import cancelled, done
 
 BATCH = batch_of(2)
 OTHER = batch_of(2, number=1)
@@ -169,6 +169,27 @@ async def test_a_batch_that_does_not_fit_is_read_once(make_bench: Make) -> None:
     bench.discovery.heard((name,))
     await bench.settle()
     assert bench.ledger.subtract(before).priced_requests == 0
+
+
+async def test_a_cancelled_batch_that_does_not_fit_is_retired_also_in_the_middle_of_a_scan(
+    make_bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench(cpus=3)
+    batch = batch_of(1, shape_of(cpus=4.0))
+    name = bench.publish(batch)
+    await bench.discovery.scan()
+    await bench.settle()
+    bench.write(batch, cancelled(0))
+    learn = bench.discovery._holders.learn
+
+    async def asked_meanwhile(claims: list[tuple[QueueName, int]], *, agents: int) -> None:
+        bench.discovery.look_at(batch.id)
+        await learn(claims, agents=agents)
+
+    monkeypatch.setattr(bench.discovery._holders, "learn", asked_meanwhile)
+    await bench.discovery.scan()
+    await bench.settle()
+    assert bench.store.get(claim_of(name.stem, 0)) is None
 
 
 async def test_a_batch_that_has_gone_before_it_could_be_read_is_forgotten(

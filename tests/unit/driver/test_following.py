@@ -11,10 +11,11 @@ from cloudray.exceptions import ObjectLostError
 from cloudray.protocol.batching import DurationBook
 from cloudray.protocol.records import Batch, Duration, Ending, Entry, Verb, seal
 from cloudray.store import Counting, Ledger, MemoryStore, Reliable, envelope, layout
-from cloudray.store.layout import QueueName
+from cloudray.store.layout import QueueName, claim_of
 from cloudray.values import codec
 from cloudray.values.outcomes import load
 from tests.unit.agent.bench import JOB
+from tests.unit.driver.gated import GatedStore
 from tests.unit.protocol.builders import (
     BATCH_ID,
     OTHER_ID,
@@ -263,6 +264,19 @@ def test_a_cancellation_is_said_in_the_journal(following: Following, store: Reli
     assert following.cancel(REF, force=False) == BATCH_ID
     assert following.find(REF) == cancelled(0)
     assert entries_of(store, BATCH_ID) == [Entry(0, (cancelled(0),))]
+    del anchor
+
+
+def test_what_was_cancelled_as_a_whole_leaves_a_queue_far_away(book: DurationBook) -> None:
+    store = Reliable(GatedStore())
+    following = Following(store, JOB.id, book)
+    anchor = submit(following)
+    key = claim_of(name_of(BATCH).stem, 0)
+    store.put(key, seal(BATCH))
+    following.cancel(REF, force=False)
+    assert store.get(key) is not None
+    following.cancel(SECOND, force=False)
+    assert store.get(key) is None
     del anchor
 
 

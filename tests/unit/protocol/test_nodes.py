@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cloudray.protocol import listing
-from cloudray.protocol.nodes import heartbeats, list_nodes
+from cloudray.protocol.nodes import heartbeats, list_agents, list_nodes
 from cloudray.protocol.records import Heartbeat, seal
 from cloudray.store import Delete, GetMany, MemoryStore, Op, Store, drive, layout
 
@@ -43,7 +43,7 @@ def test_agents_are_listed_page_after_page(store: Store, monkeypatch: pytest.Mon
     monkeypatch.setattr(listing, "PAGE", 2)
     for number in range(5):
         store.put(layout.agent(f"agent-{number}"), b"")
-    assert [entry.key for entry in drive(store, nodes.list_agents())] == [
+    assert [entry.key for entry in drive(store, list_agents())] == [
         layout.agent(f"agent-{number}") for number in range(5)
     ]
 
