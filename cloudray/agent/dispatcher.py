@@ -429,7 +429,7 @@ class Dispatcher:
             elif held.status[index] is Status.RUNNING:
                 held.deaths[index] = held.deaths.get(index, 0) + 1
                 held.attempts[index] = assigned.attempt + 1
-                lines = tuple(text for ticket, text in worker.kept if ticket == culprit)
+                lines = tuple(text for ticket, text in worker.last_lines if ticket == culprit)
                 held.last_death[index] = Death(worker.pid, returncode, lines)
         if worker.kind is not None:
             if worker.connection is None:
@@ -455,7 +455,7 @@ class Dispatcher:
         weight = 1.0 if returncode >= 0 else 0.1
         failed = self._failed_starts.get(kind, 0.0) + weight
         self._failed_starts[kind] = failed
-        printed = "\n".join(text for _, text in worker.kept)
+        printed = "\n".join(text for _, text in worker.last_lines)
         _log.warning("an executor ended before it was ready (%d): %s", returncode, printed)
         if failed < MAX_FAILED_STARTS:
             return

@@ -20,7 +20,7 @@ _READS_A_TURN, _READS_AT_END = 4, 64
 _MAX_LINE_BYTES = 1 << 16
 #: A mark whose end is not within so many bytes is none: the name of a task is shorter.
 _MAX_MARK_BYTES = 4096
-#: How many last lines of an executor are kept for the message about its death.
+#: How many last lines of an executor's pipe are kept for the message about its death.
 _KEPT_LINES = 20
 
 
@@ -132,5 +132,5 @@ class Output:
 
 
 def kept_lines() -> deque[tuple[int, str]]:
-    """A place for the last lines of one executor, with the tickets they belong to."""
+    """A place for the last lines of one pipe, with the tickets they belong to."""
     return deque(maxlen=_KEPT_LINES)

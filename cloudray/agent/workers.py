@@ -82,7 +82,9 @@ class Worker:
         #: when it began to work, or ended a call
         self.progress_s = 0.0
         self.learned: dict[Known, int] = {}
-        self.kept = kept_lines()
+        #: the last lines of its output and of its errors: what comes by one pipe pushes out nothing
+        #: of the other's, whichever is read first
+        self.kept = kept_lines(), kept_lines()
         self.outputs: list[Output] = []
         #: messages that wait until what came before them has been written
         self.inbox: deque[m.Message] = deque()
@@ -108,6 +110,11 @@ class Worker:
             if assigned.timer is not None:
                 assigned.timer.cancel()
         return assigned
+
+    @property
+    def last_lines(self) -> list[tuple[int, str]]:
+        """What it printed last, with the tickets of the calls that did: output, then errors."""
+        return [line for lines in self.kept for line in lines]
 
     def running_ticket(self) -> int:
         """The call it began last; still readable when the process is dead."""
@@ -274,12 +281,12 @@ class Workers:
             else:
                 self._on_lines(worker.kind.job, lines)
 
-        for descriptor, is_error in zip(output.read, (False, True), strict=True):
+        for descriptor, is_error, kept in zip(output.read, (False, True), worker.kept, strict=True):
             worker.outputs.append(
                 Output(
                     descriptor,
                     is_error=is_error,
-                    kept=worker.kept,
+                    kept=kept,
                     on_lines=on_lines,
                     whose=worker.speaker_instead,
                 )
@@ -382,7 +389,7 @@ class Workers:
             output.drain()
             output.close()
         if worker.has_broken_link():
-            worker.kept.append((worker.running_ticket(), _BROKEN_LINK))
+            worker.kept[1].append((worker.running_ticket(), _BROKEN_LINK))
         progress_path.unlink(missing_ok=True)
         if worker.furnished is not NOTHING:
             self._spawn(self.discard(worker.furnished), self._discarding)

@@ -130,6 +130,19 @@ def test_the_error_has_the_last_lines_of_the_task_and_of_no_other() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+def test_the_last_lines_of_one_stream_push_out_none_of_the_other() -> None:
+    @ray.remote(max_retries=0)
+    def last_words() -> None:
+        print("to stderr", file=sys.stderr, flush=True)  # noqa: T201
+        for number in range(30):
+            print(f"line {number}", flush=True)  # noqa: T201
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    lines = crash_of(last_words.remote()).last_lines
+    assert {"line 29", "to stderr"} <= set(lines)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_the_last_lines_include_those_of_native_code() -> None:
     @ray.remote(max_retries=0)
     def abort() -> None:
