@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from cloudray.store.loops import LoopThread
@@ -40,7 +40,6 @@ class Background:
             self._closed = True
             thread, self._thread = self._thread, None
         if thread is not None:
-            thread.run(self._cancel_all())
             thread.close()
 
     def forget(self) -> None:
@@ -53,8 +52,35 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _cancel_all(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+
+class Errand:
+    """Work of a background of which one piece is under way at a time, at most."""
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+        #: a piece is under way
+        self.busy = False
+
+    def begin(
+        self, work: Callable[[], Coroutine[Any, Any, None]], over: Callable[[], None] | None = None
+    ) -> None:
+        """Begin a piece, unless one is under way; `over` is called on the loop at its end."""
+        if self.busy:
+            return
+        try:
+            self.busy = True
+            if not self._background.spawn(self._run(work, over)):
+                self.busy = False
+        except BaseException:  # a Ctrl-C: the next one tries again
+            self.busy = False
+            raise
+
+    async def _run(
+        self, work: Callable[[], Coroutine[Any, Any, None]], over: Callable[[], None] | None
+    ) -> None:
+        try:
+            await work()
+        finally:
+            self.busy = False
+            if over is not None:
+                over()

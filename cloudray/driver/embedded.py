@@ -132,8 +132,12 @@ class EmbeddedCluster:
         return self._process is not None and self._process.poll() is None
 
     def restart(self, dead: str) -> str:
-        """Start another agent after `dead` has died; returns the address of its socket."""
-        self._dead.append(dead)
+        """Start another agent after `dead` has died; returns the address of its socket.
+
+        Who `dead` was is not known ("") if it died before it could say so.
+        """
+        if dead:
+            self._dead.append(dead)
         if self._process is not None:
             # It hung up, so it is of no use any more, even if it has not quite ended.
             self._process.kill()

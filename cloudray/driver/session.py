@@ -224,10 +224,15 @@ class Session:
         cluster = self.cluster
         if cluster is None or address != cluster.socket_path:
             return
+        while not self._restart(cluster, agent):
+            # It died before anybody was connected to it, so nothing else will tell of that.
+            agent = ""
+
+    def _restart(self, cluster: EmbeddedCluster, dead: str) -> bool:
+        """Start an agent instead of the `dead` one, unless too many died; False if it is gone."""
         now_s = time.monotonic()
         if now_s - self._restarted_s > _STEADY_S:
             self._restarts = 0
-        self._restarted_s = time.monotonic()
         self._restarts += 1
         self._restarted_s = now_s
         if self._restarts > _MAX_RESTARTS:
@@ -235,14 +240,15 @@ class Session:
                 f"the agent of the embedded cluster died {self._restarts} times in a row; it said:"
                 f"\n{cluster.log()}\nCall cloudray.shutdown() and cloudray.init() to start over."
             )
-            return
+            return True
         try:
-            self.client.connect(cluster.restart(agent))
+            return self.client.connect(cluster.restart(dead)) is not None
         except OSError as error:
             self.client.give_up(
                 f"the agent of the embedded cluster died and cannot be started again: {error}. "
                 "Call cloudray.shutdown() and cloudray.init() to start over."
             )
+            return True
 
 
 def _describe_job(namespace: str) -> Job:

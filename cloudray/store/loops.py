@@ -12,6 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 T = TypeVar("T")
 P = ParamSpec("P")
 
+#: So long gets what is cancelled to end.
+PATIENCE_S = 5.0
+
 
 class LoopThread:
     """Runs coroutines on its loop, for callers on any thread and any loop.
@@ -63,9 +66,13 @@ class LoopThread:
         self._loop.call_soon_threadsafe(function)
 
     def close(self) -> None:
-        """Stop the loop and its thread. Idempotent; in a forked child nothing is left to stop."""
+        """Cancel what runs on the loop, and stop it and its thread.
+
+        Idempotent; in a forked child nothing is left to stop.
+        """
         if self.lost or self._loop.is_closed():
             return
+        self.run(_cancel_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -73,6 +80,14 @@ class LoopThread:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=PATIENCE_S)
 
 
 class _Threads(ThreadPoolExecutor):

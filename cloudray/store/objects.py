@@ -6,9 +6,13 @@ attempt, because a retry behind our back would be refused by our own first attem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from cloudray.platform import on_fork
 from cloudray.store.base import (
@@ -40,8 +44,15 @@ if TYPE_CHECKING:
     from obstore import GetOptions, ListStream, ObjectMeta
     from obstore.store import ObjectStore as Client
 
+T = TypeVar("T")
+
 #: Objects of one blocking `GetMany` that travel at once.
 READERS = 16
+#: So long is waited for the client library's threads to let go of a call that was cancelled.
+LETTING_GO_S = 1.0
+#: References to the future of a call that is over: its variable's, that of whoever counts, and
+#: one that a thread let go of without the interpreter, so that it is not taken off at once.
+_LAST_REFERENCES = 3
 
 
 class _Threads:
@@ -175,8 +186,6 @@ class ObjectStore(Store):
         return answer
 
     async def _do_async(self, op: Op) -> Any:  # noqa: C901, PLR0911, PLR0912 - as _do
-        import asyncio
-
         import obstore
 
         if self._stale:
@@ -184,42 +193,45 @@ class ObjectStore(Store):
         steady = self._steady
         match op:
             case Create():
-                await obstore.put_async(
-                    self._once, op.key, _payload(op.body), mode="create", use_multipart=False
+                await _landed(
+                    obstore.put_async(
+                        self._once, op.key, _payload(op.body), mode="create", use_multipart=False
+                    )
                 )
                 return True
             case Put():
-                await obstore.put_async(
-                    steady, op.key, _payload(op.body), **_parts(size_of(op.body))
-                )
+                parts = _parts(size_of(op.body))
+                await _landed(obstore.put_async(steady, op.key, _payload(op.body), **parts))
                 return None
             case Get() if is_empty(op):
-                await obstore.head_async(steady, op.key)
+                await _landed(obstore.head_async(steady, op.key))
                 return b""
             case Get():
-                found = await obstore.get_async(steady, op.key, options=_options(op))
-                return (await found.bytes_async()).to_bytes()
+                found = await _landed(obstore.get_async(steady, op.key, options=_options(op)))
+                return (await _landed(found.bytes_async())).to_bytes()
             case GetMany():
                 gets = (self.perform_async(Get(key, end=op.end)) for key in op.keys)
                 return list(await asyncio.gather(*gets))
             case GetIfChanged():
-                read = await obstore.get_async(steady, op.key, options=_unless(op))
-                return _unless_same(op, (await read.bytes_async()).to_bytes(), read.meta)
+                read = await _landed(obstore.get_async(steady, op.key, options=_unless(op)))
+                body = (await _landed(read.bytes_async())).to_bytes()
+                return _unless_same(op, body, read.meta)
             case Head():
-                return _entry(await obstore.head_async(steady, op.key))
+                return _entry(await _landed(obstore.head_async(steady, op.key)))
             case List():
                 page = _Page(op, ordered=self._ordered)
-                async for chunk in page.stream(steady):
-                    if page.is_full_with(chunk):
-                        break
+                chunks = page.stream(steady)
+                with contextlib.suppress(StopAsyncIteration):
+                    while not page.is_full_with(await _landed(anext(chunks))):
+                        pass
                 return page.entries()
             case Delete():
                 if op.keys:
-                    await obstore.delete_async(steady, op.keys)
+                    await _landed(obstore.delete_async(steady, op.keys))
                 return None
             case Adopt():
-                size_bytes = op.path.stat().st_size
-                await obstore.put_async(steady, op.key, op.path, **_parts(size_bytes))
+                parts = _parts(op.path.stat().st_size)
+                await _landed(obstore.put_async(steady, op.key, op.path, **parts))
                 op.path.unlink()
                 return None
 
@@ -254,6 +266,26 @@ class ObjectStore(Store):
         if len(op.keys) <= 1:
             return [self.perform(Get(key, end=op.end)) for key in op.keys]
         return list(self._threads.map(lambda key: self.perform(Get(key, end=op.end)), op.keys))
+
+
+async def _landed(call: Awaitable[T]) -> T:
+    """Await what the client library does; once this is cancelled, it has let go.
+
+    Its threads come back to the interpreter for a call that was cancelled, some time later. One
+    that comes while the interpreter ends aborts the process, whatever its exit status was to be.
+    """
+    future = asyncio.ensure_future(call)
+    del call
+    try:
+        return await future
+    except asyncio.CancelledError:
+        deadline_s = time.monotonic() + LETTING_GO_S
+        # Nothing but the count of references tells when its threads have dropped theirs.
+        while sys.getrefcount(future) > _LAST_REFERENCES:  # noqa: ASYNC110
+            if time.monotonic() > deadline_s:
+                break
+            await asyncio.sleep(0.001)
+        raise
 
 
 class _Page:

@@ -115,8 +115,11 @@ class Family:
     def await_up(self) -> None:
         """Wait until the driver says that it is up."""
         assert self.driver.stdout is not None
-        line = self.driver.stdout.readline()
-        if line != "up\n":
+        # Byte by byte: what a buffer took beyond the line would be lost to `communicate`.
+        line = b""
+        while not line.endswith(b"\n") and (byte := os.read(self.driver.stdout.fileno(), 1)):
+            line += byte
+        if line != b"up\n":
             self.driver.kill()
             raise AssertionError(f"the driver said {line!r}; {self.driver.communicate()[1]}")
 

@@ -41,6 +41,7 @@ def test_an_agent_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
         def kill_agent_until_it_is_given_up() -> bool:
             if (family.temp / "begun").exists():
                 return True
+            assert family.driver.poll() is None, family.end()
             with contextlib.suppress(psutil.NoSuchProcess):
                 for child in psutil.Process(family.driver.pid).children():
                     child.kill()

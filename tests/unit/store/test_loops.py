@@ -64,3 +64,22 @@ def test_it_may_be_closed_twice() -> None:
     loop.close()
     loop.close()
     assert "cloudray-test" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_what_runs_has_been_cancelled_once_the_loop_is_closed() -> None:
+    loop = LoopThread("cloudray-test")
+    began, ended = threading.Event(), threading.Event()
+
+    async def wait_for_ever() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    tasks = []
+    loop.call_soon(lambda: tasks.append(asyncio.get_running_loop().create_task(wait_for_ever())))
+    assert began.wait(60)
+    loop.close()
+    assert ended.is_set()

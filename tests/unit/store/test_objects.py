@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +10,7 @@ from socket import socket
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import obstore
 import pytest
 
 from cloudray.store import (
@@ -31,7 +34,7 @@ from cloudray.store import (
 from cloudray.store import clients as clients_module
 from cloudray.store.base import ClockError
 from cloudray.store.clients import Place
-from cloudray.store.objects import ObjectStore, _Page
+from cloudray.store.objects import _LAST_REFERENCES, ObjectStore, _Page
 from cloudray.store.regions import region_of
 
 from .http_service import DROP, Answer, Service, error, serve
@@ -461,3 +464,38 @@ def test_a_reliable_create_finds_out_who_holds_the_key(
     assert len(service.requests) == len(answers)
     bodies = [request.body for request in service.requests if request.method == "PUT"]
     assert set(bodies) == {ours}
+
+
+def test_threads_of_the_client_library_have_let_go_of_what_was_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Those that come back as the interpreter ends abort it.
+    futures: list[weakref.ref[asyncio.Future[Any]]] = []
+    get_async = obstore.get_async
+
+    def get(*args: Any, **options: Any) -> asyncio.Future[Any]:
+        future: Any = get_async(*args, **options)
+        futures.append(weakref.ref(future))
+        return future
+
+    monkeypatch.setattr(obstore, "get_async", get)
+
+    async def begin_and_cancel(store: Store) -> None:
+        tasks = [asyncio.create_task(store.perform_async(Get(f"key{n}"))) for n in range(20)]
+        while len(futures) < len(tasks):  # noqa: ASYNC110 - they begin by themselves
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        del task, tasks
+        for weak in futures:
+            future = weak()
+            # One reference may wait to be taken off; with more, a thread is still to come.
+            assert future is None or sys.getrefcount(future) <= _LAST_REFERENCES
+
+    with socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with closing(open_store(f"s3://bucket?endpoint={endpoint}&region=us-east-1")) as store:
+            asyncio.run(begin_and_cancel(store))
