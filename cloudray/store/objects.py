@@ -281,7 +281,7 @@ async def _landed(call: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         deadline_s = time.monotonic() + LETTING_GO_S
         # Nothing but the count of references tells when its threads have dropped theirs.
-        while sys.getrefcount(future) > _LAST_REFERENCES:  # noqa: ASYNC110
+        while sys.getrefcount(future) > _LAST_REFERENCES:
             if time.monotonic() > deadline_s:
                 break
             await asyncio.sleep(0.001)

@@ -114,14 +114,19 @@ class Family:
 
     def await_up(self) -> None:
         """Wait until the driver says that it is up."""
+        line = self.read_line()
+        if line != "up\n":
+            self.driver.kill()
+            raise AssertionError(f"the driver said {line!r}; {self.driver.communicate()[1]}")
+
+    def read_line(self) -> str:
+        """The next line that the driver prints, or what there is of it at its end."""
         assert self.driver.stdout is not None
         # Byte by byte: what a buffer took beyond the line would be lost to `communicate`.
         line = b""
         while not line.endswith(b"\n") and (byte := os.read(self.driver.stdout.fileno(), 1)):
             line += byte
-        if line != b"up\n":
-            self.driver.kill()
-            raise AssertionError(f"the driver said {line!r}; {self.driver.communicate()[1]}")
+        return line.decode()
 
     def ctrl_c(self) -> None:
         """What a terminal does: it interrupts the whole group."""

@@ -121,8 +121,7 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_cluster_alive(tmp_pa
     signal.pause()
     """
     with Family(program, tmp_path) as family:
-        assert family.driver.stdout is not None
-        child = int(family.driver.stdout.readline())
+        child = int(family.read_line())
         family.await_up()
         family.driver.kill()
         family.driver.wait()
