@@ -192,7 +192,7 @@ class World:
         )
 
     def _tidy(self) -> bool:
-        return not self.bucket.memory.list(layout.QUEUE, limit=1)
+        return not self.readings.left_in_queue(self)
 
     def _bury(self) -> None:
         processes = [driver.process for driver in self.drivers]
@@ -248,12 +248,16 @@ class World:
     # -- what goes wrong -----------------------------------------------------------------------
 
     def _disturb(self) -> None:
-        rng, lease_s = self.rng, self.plan.timing.lease_s
         kinds = ("kill", "point", "point", "pause", "pause", "cut", "executor", "drain", "driver")
-        kind = rng.choice(kinds)
-        agents = [agent for agent in self.agents if agent.alive]
-        agent = rng.choice(agents)
-        self.tell(f"fate: {kind} {agent.process.name}")
+        kind = self.rng.choice(kinds)
+        # If none is alive, the next ones are on their way.
+        if agents := [agent for agent in self.agents if agent.alive]:
+            agent = self.rng.choice(agents)
+            self.tell(f"fate: {kind} {agent.process.name}")
+            self._afflict(agent, kind)
+
+    def _afflict(self, agent: SimulatedAgent, kind: str) -> None:
+        rng, lease_s = self.rng, self.plan.timing.lease_s
         if kind == "kill":
             self._kill(agent)
         elif kind == "point":
