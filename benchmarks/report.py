@@ -210,6 +210,13 @@ process maps are on a line of their own. Where executors share an array, every p
 the executors and the files counts once.
 
 {table}
+
+Where memory is warm, Ray's `put` is faster because its store stays mapped: copying into pages that
+a process has mapped already is two to three times as fast as `write` into pages that exist (those
+of a file that was let go, as CloudRay does it), which is twice as fast as into fresh ones. CloudRay
+writes nevertheless: `write` tells when shared memory is full, where touching a mapped page would
+kill the process, and a file that nobody maps cannot change under a reader. Mapping a file anew for
+each `put`, or two threads, are no faster than `write`.
 {failed}"""
 
 

@@ -4,7 +4,7 @@
     make bench ARGS="--quick --only tasks_many"
 
 Each measurement is a process of its own; the peers take turns (A B A B ...), and the median
-counts. A complete run also writes docs/benchmarks.md.
+counts. A complete run also writes its part of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.document import DOCUMENT, write_local
 from benchmarks.measure import MEASUREMENTS, PEERS
 from benchmarks.processes import MARK, caused_by
 from benchmarks.report import Samples, as_markdown, as_table, compare
@@ -33,7 +34,6 @@ PYTHON = {
     "ray": ROOT / ".bench" / "ray" / "bin" / "python",
     "pool": Path(sys.executable),
 }
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
 #: A measurement that takes longer has failed.
 LIMIT_S = 300
 #: How long a peer may take to end its processes after its program ended.
@@ -144,10 +144,8 @@ def main() -> None:
     for failure in failures:
         console.print(f"failed: {failure}", style="red", highlight=False)
     if arguments.output:
-        arguments.output.write_text(
-            as_markdown(lines, failures, started=started, ray_python=PYTHON["ray"]),
-            encoding="utf-8",
-        )
+        text = as_markdown(lines, failures, started=started, ray_python=PYTHON["ray"])
+        write_local(text, arguments.output)
         console.print(f"written to {arguments.output}", highlight=False)
     sys.exit(1 if failures else 0)
 

@@ -17,21 +17,13 @@ from cloudray.version import __version__
 
 if TYPE_CHECKING:
     from cloudray import exceptions
+    from cloudray.api.cluster import available_resources, cluster_resources, nodes
     from cloudray.api.functions import RemoteFunction, remote
     from cloudray.api.jobs import Job, get_job, jobs, ref
     from cloudray.api.objects import cancel, get, put, wait
     from cloudray.api.overview import settings
-    from cloudray.api.session import (
-        ClusterContext,
-        RuntimeContext,
-        available_resources,
-        cluster_resources,
-        get_runtime_context,
-        init,
-        is_initialized,
-        nodes,
-        shutdown,
-    )
+    from cloudray.api.runtime_context import RuntimeContext, get_runtime_context
+    from cloudray.api.session import ClusterContext, init, is_initialized, shutdown
     from cloudray.refs import ObjectRef
     from cloudray.refs import ObjectRef as ObjectID  # Ray's older name
 
@@ -77,13 +69,13 @@ _HOMES = {
     "wait": "cloudray.api.objects",
     "settings": "cloudray.api.overview",
     "ClusterContext": "cloudray.api.session",
-    "RuntimeContext": "cloudray.api.session",
-    "available_resources": "cloudray.api.session",
-    "cluster_resources": "cloudray.api.session",
-    "get_runtime_context": "cloudray.api.session",
+    "RuntimeContext": "cloudray.api.runtime_context",
+    "available_resources": "cloudray.api.cluster",
+    "cluster_resources": "cloudray.api.cluster",
+    "get_runtime_context": "cloudray.api.runtime_context",
     "init": "cloudray.api.session",
     "is_initialized": "cloudray.api.session",
-    "nodes": "cloudray.api.session",
+    "nodes": "cloudray.api.cluster",
     "shutdown": "cloudray.api.session",
     "ObjectRef": "cloudray.refs",
     "ObjectID": "cloudray.refs",

@@ -28,6 +28,15 @@ def new_timed_id() -> bytes:
     return int(time.time() * 1000).to_bytes(6, "big") + os.urandom(4)
 
 
+def made_at_s(timed: bytes) -> float:
+    """When such an id was made (UTC seconds), by the clock of the machine that made it.
+
+    >>> time.time() - made_at_s(new_timed_id()) < 60
+    True
+    """
+    return int.from_bytes(timed[:6]) / 1000
+
+
 def new_id() -> bytes:
     """Ten random bytes: submitters."""
     return os.urandom(ID_BYTES)

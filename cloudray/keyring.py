@@ -24,8 +24,8 @@ PREFIX = "crk_"
 KEY_BYTES = 32
 #: Where a key is looked for, for messages.
 PLACES = (
-    f"the argument `key`, the variable {VARIABLE}, the argument `key_file`, the variable "
-    f"{FILE_VARIABLE}, and key_file under [clusters.NAME] in ~/.config/cloudray.toml"
+    f"the variable {VARIABLE}, the file that {FILE_VARIABLE} names, key_file under "
+    "[clusters.NAME] in ~/.config/cloudray.toml, and a program's init(key=..., key_file=...)"
 )
 _TEXT = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{43}})")
 #: More than a key's file holds, in bytes.
@@ -135,11 +135,14 @@ def _check_mode(file: Path, name: str, status: os.stat_result) -> None:
 def write_file(path: str | os.PathLike[str], key: ClusterKey) -> Path:
     """Write a key into a new file that only this user can read; returns its path.
 
+    Makes the folder too: a new user has no ~/.config.
+
     Raises ValueError when there is a file already: a key that is overwritten is lost, and so is
     every cluster that has it.
     """
     file = Path(path).expanduser()
     try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise ValueError(

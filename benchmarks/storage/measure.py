@@ -1,6 +1,7 @@
 """One peer, measured in a process of its own: `python -m benchmarks.storage.measure PEER TASKS`.
 
-Prints "ready" when it is warm, waits for a line, runs the tasks, and prints the seconds they took.
+Prints "ready" when it is warm, waits for a line, runs the tasks, and prints "took" and the seconds.
+Lithops prints empty lines of its own in between.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib import import_module
 from itertools import count
 from typing import Any
@@ -45,8 +47,12 @@ def cloudray_on_s3() -> Iterator[Call]:
 
 
 @contextmanager
-def lithops_on_s3() -> Iterator[Call]:
-    """Lithops with its processes on this machine, and everything else in S3."""
+def lithops_on_s3(version: int) -> Iterator[Call]:
+    """Lithops with its processes on this machine, and everything else in S3.
+
+    `version` is that of its localhost backend: 1 runs all calls of a `map` in one pool of
+    processes, 2, the default, starts a process for each.
+    """
     lithops: Any = import_module("lithops")  # which only its own environment has
     storage = {
         "endpoint": os.environ["AWS_ENDPOINT_URL"],
@@ -56,7 +62,11 @@ def lithops_on_s3() -> Iterator[Call]:
     }
     config = {
         "lithops": {"backend": "localhost", "storage": "minio", "log_level": "WARNING"},
-        "localhost": {"runtime": sys.executable, "worker_processes": SLOTS},
+        "localhost": {
+            "runtime": sys.executable,
+            "worker_processes": SLOTS,
+            "version": version,
+        },
         "minio": storage,
     }
     with lithops.FunctionExecutor(config=config) as executor:
@@ -86,7 +96,12 @@ def plain_on_s3() -> Iterator[Call]:
             worker.wait()
 
 
-PEERS = {"cloudray": cloudray_on_s3, "lithops": lithops_on_s3, "plain": plain_on_s3}
+PEERS: dict[str, Callable[[], AbstractContextManager[Call]]] = {
+    "cloudray": cloudray_on_s3,
+    "plain": plain_on_s3,
+    "lithops": partial(lithops_on_s3, 1),
+    "lithops-default": partial(lithops_on_s3, 2),
+}
 
 
 def main() -> None:
@@ -101,7 +116,7 @@ def main() -> None:
         took_s = time.perf_counter() - began
         if results != list(range(tasks)):
             raise SystemExit(f"{peer} returned something else than was asked for")
-        print(took_s, flush=True)
+        print("took", took_s, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from cloudray.agent.held import Held, Status
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
 from cloudray.protocol import demand, sharing
-from cloudray.protocol.records import Batch
+from cloudray.protocol.records import Batch, Verb
 from cloudray.store.layout import QueueName
 
 #: Ready tasks that have waited this long may be given away.
@@ -95,6 +95,10 @@ class Charity:
     def _given(self, held: Held, name: QueueName, indexes: list[int], fresh: list[int]) -> None:
         held.busy = False
         self._ring(name)
+        if self._holdings.draining:
+            words = (held.journal.decided.get(index) for index in indexes)
+            moved = sum(word is not None and word.verb is Verb.MOVED for word in words)
+            self._holdings.given_back += moved
         self._holdings.learned(held, fresh)
         if not held.dropped:
             # One with `max_retries=0` stays if the permission to run it came before MOVED.

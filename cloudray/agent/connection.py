@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -10,6 +13,7 @@ from cloudray.protocol.messages import Message, Unpacker, pack
 
 #: Hints to a peer that has this much unread are dropped.
 MAX_UNREAD_BYTES = 16 << 20
+_READ_BYTES = 1 << 16
 
 
 class Connection(asyncio.Protocol):
@@ -24,6 +28,8 @@ class Connection(asyncio.Protocol):
         self._on_close = on_close
         self._unpacker = Unpacker()
         self._transport: asyncio.Transport | None = None
+        #: the same connection, to read from when the transport has closed
+        self._spare: socket.socket | None = None
         #: what the agent knows this peer as
         self.peer: object = None
 
@@ -46,6 +52,31 @@ class Connection(asyncio.Protocol):
         """Hang up."""
         if self._transport is not None:
             self._transport.close()
+        self._release()
+
+    def keep(self) -> None:
+        """See to it that `hear_out` can be called, whatever becomes of the connection."""
+        if self._transport is not None and self._spare is None:
+            carrier = self._transport.get_extra_info("socket")
+            if carrier is not None:
+                self._spare = socket.socket(fileno=os.dup(carrier.fileno()))
+
+    def hear_out(self) -> None:
+        """Handle what a peer said that has ended, and hang up.
+
+        Why not wait for the event loop: a write to a peer that has ended closes the transport,
+        and what lies unread in the socket then would be lost. It is in order, for the loop hands
+        on at once what it reads.
+        """
+        with contextlib.suppress(OSError):  # all is read, or it left something of ours unread
+            while self._spare and (data := self._spare.recv(_READ_BYTES, socket.MSG_DONTWAIT)):
+                self.data_received(data)
+        self.close()
+
+    def _release(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
@@ -60,4 +91,8 @@ class Connection(asyncio.Protocol):
         """Called by the event loop."""
         del exc
         self._transport = None
+        if self._spare is not None:
+            with contextlib.suppress(OSError):  # it has gone
+                # One that lives hears that it is not heard any more.
+                self._spare.shutdown(socket.SHUT_WR)
         self._on_close(self)

@@ -28,9 +28,12 @@ from cloudray.agent.listening import Listening
 from cloudray.agent.logs import EPHEMERAL_BYTES, Logs
 from cloudray.agent.misfits import Misfits
 from cloudray.agent.orphans import Orphans
+from cloudray.agent.others import Others, etags_of
+from cloudray.agent.outcomes import Outcomes
 from cloudray.agent.packages import Furnished, Packages, is_elsewhere
 from cloudray.agent.resolver import Resolver
 from cloudray.agent.resources import Resources
+from cloudray.agent.rounds import Rounds
 from cloudray.agent.starters import Starter
 from cloudray.agent.workers import Worker, Workers
 from cloudray.bells.base import Doorbell, Ear
@@ -60,10 +63,6 @@ _LAST_WORDS_S = 5.0
 _LAST_REQUEST_S = 1.0
 #: After so many leases is asked, each time, whether jobs have ended of which something is held.
 _ENDING_LEASES = 4
-#: So many other agents are asked at a time whether they are idle.
-_ASKED = 16
-#: A heartbeat that stands still for so many scans is removed, where nobody watched.
-_BURIED_SCANS = 10
 
 
 class Agent:
@@ -107,17 +106,22 @@ class Agent:
         self._resolver = Resolver(io, rng, settings.commit_s, self._cache)
         self._draining = False
         self._dead = dead
-        #: agents whose heartbeats were there at the last look
-        self._others: set[str] = set()
-        #: by agent, its heartbeat's ETag and since when it is this one
-        self._met: dict[str, tuple[str, float]] = {}
+        self._others = Others(self.id, settings, clock, rng)
         self._listed_s = float("-inf")
         self._holdings = holdings = Holdings(
-            io, settings, self._functions, self._resolver, clock, self._published, self._room
+            io,
+            self.id,
+            settings,
+            self._functions,
+            self._resolver,
+            clock,
+            self._published,
+            self._room,
         )
         self._dispatcher = dispatcher = Dispatcher(
-            io, resources, clock, holdings.consider, self._nonce, self._host
+            io, resources, clock, holdings.consider, self._host
         )
+        self._outcomes = Outcomes(io, dispatcher, clock, holdings.consider, self._nonce)
         holdings.dispatcher = dispatcher
         dispatcher.let_go = holdings.drop
         dispatcher.learned = holdings.learned
@@ -131,7 +135,7 @@ class Agent:
         self._discovery.frugal = self._is_frugal
         self._discovery.freed = settings.ephemeral
         self._heart = Heart(
-            io, settings, clock, rng, dispatcher, holdings, self._discovery, self._beat
+            io, settings, clock, rng, dispatcher, holdings, self._discovery, self._beat, self.id
         )
         self._endings = Endings(io, self._functions, holdings, layout.agent(self.id))
         #: rings for what is submitted, given away or given back here
@@ -145,21 +149,22 @@ class Agent:
             self._functions,
             self._resolver,
             dispatcher,
+            self._outcomes,
             holdings,
             self._discovery,
             lambda: m.Greeting(self.id, dict(total)),
-            list_nodes,
+            partial(list_nodes, settings, 0.0),
             ledger,
             counting=settings.ephemeral,
         )
         dispatcher.valued = self._gateway.valued
-        dispatcher.discard = self.room.release
+        self._outcomes.discard = self.room.release
         dispatcher.over = self._gateway.published
         self._gateway.log_folder = self._logs.folder
         self._gateway.on_submitted = self._submitted
         self._discovery.on_finished = self._gateway.published
         self._misfits = Misfits(io, self._gateway.has_driver, self._gateway.unschedulable)
-        self._orphans = Orphans(io, rng, lambda: len(self._others) + 1, self._gateway.published)
+        self._orphans = Orphans(io, rng, lambda: len(self._others.ids) + 1, self._gateway.published)
         self._discovery.on_misfit = self._met_misfit
         self._workers = make_workers(
             starter, spool, self._setup_of, dispatcher.run, self._gone, self._logs.lines
@@ -195,18 +200,19 @@ class Agent:
             await self._leave()
             return
         on_begun()
+        every = Rounds(self._io, self._clock, self._rng).every
         loops = [
             asyncio.create_task(loop)
             for loop in (
-                self._every(0.0, self._heart.run),
-                self._every(0.0, self._listening.hear),
-                self._every(0.0, self._listening.look_aside),
-                self._every(0.0, partial(self._listening.scan, self._scan)),
-                self._every(self._settings.lease_s / 4, self._mind_the_others),
-                self._every(self._settings.commit_s, self._tick),
-                self._every(_LOOK_S, self._look),
-                self._every(self._settings.lease_s / 4, self._holdings.forget_claims),
-                self._every(_ENDING_LEASES * self._settings.lease_s, self._look_for_endings),
+                every(0.0, self._heart.run),
+                every(0.0, self._listening.hear),
+                every(0.0, self._listening.look_aside),
+                every(0.0, partial(self._listening.scan, self._scan)),
+                every(self._settings.lease_s / 4, self._mind_the_others),
+                every(self._settings.commit_s, self._tick),
+                every(_LOOK_S, self._look),
+                every(self._settings.lease_s / 4, self._holdings.forget_claims),
+                every(_ENDING_LEASES * self._settings.lease_s, self._look_for_endings),
             )
         ]
         try:
@@ -237,6 +243,7 @@ class Agent:
             async with asyncio.timeout(patience_s):
                 for held in list(self._holdings.by_batch.values()):
                     if held.untouched and not held.busy:
+                        tasks = held.unsaid
                         self._holdings.drop(held)
                         try:
                             await self._io.do(claims.give_back(held.name, held.claim))
@@ -244,6 +251,7 @@ class Agent:
                             # The others are given back nevertheless; this one after a lease.
                             self._io.complain(error)
                         else:
+                            self._holdings.given_back += tasks
                             self._ring(held.name, held.claim + 2)
                 self._charity.give_everything()
                 await self._holdings.empty.wait()
@@ -252,6 +260,11 @@ class Agent:
     def batches_taken(self) -> int:
         """How many batches it has claimed so far."""
         return self._holdings.taken
+
+    @property
+    def tasks_given_back(self) -> int:
+        """How many tasks it has given back to the queue because it leaves."""
+        return self._holdings.given_back
 
     @property
     def calls_run(self) -> int:
@@ -288,21 +301,6 @@ class Agent:
 
     # -- clocks ------------------------------------------------------------------------------
 
-    async def _every(self, period_s: float, work: Callable[[], Any]) -> None:
-        """Run `work` again and again; an error in it is logged and costs one turn."""
-        while True:
-            try:
-                result = work()
-                if result is not None:
-                    await result
-            except asyncio.CancelledError:
-                raise
-            except StoreError as error:
-                self._io.complain(error)
-            except Exception:  # noqa: BLE001 - logged, and the agent's other work goes on
-                _log.exception("an agent's regular work failed; it goes on")
-            await asyncio.sleep(period_s * (0.9 + 0.2 * self._rng.random()))
-
     async def _look(self) -> None:
         if not self._dispatcher.busy:
             # Nothing can be stuck: a look costs a wake-up of the machine, so wait for more.
@@ -325,28 +323,16 @@ class Agent:
             return
         self._listed_s = now_s
         entries = await self._io.do(list_agents())
-        self._meet({entry.key.removeprefix(layout.AGENTS): entry.etag for entry in entries})
+        self._meet(etags_of(entries))
         await self._orphans.look()
-        if self._is_frugal:
-            await self._bury()
+        if self._is_frugal and (silent := self._others.silent()):
+            # Nobody watches those, so nothing depends on when. Should one live after all, it beats
+            # again.
+            await self._store.perform_async(Delete(tuple(map(layout.agent, silent))))
 
     def _meet(self, etags: dict[str, str]) -> None:
-        """Take in which agents there are."""
-        now_s = self._clock()
-        self._others = etags.keys() - {self.id}
-        before = {agent: met for agent, met in self._met.items() if etags.get(agent) == met[0]}
-        self._met = {agent: before.get(agent, (etag, now_s)) for agent, etag in etags.items()}
-        self._listening.meet(len(self._others))
-
-    async def _bury(self) -> None:
-        """Remove the heartbeats of agents that held nothing when they died.
-
-        Nobody watches those, so nothing depends on when. Should one live after all, it beats again.
-        """
-        before_s = self._clock() - _BURIED_SCANS * self._settings.scan_s
-        silent = [agent for agent in self._others if self._met[agent][1] < before_s]
-        if silent:
-            await self._store.perform_async(Delete(tuple(map(layout.agent, silent))))
+        self._others.meet(etags)
+        self._listening.meet(len(self._others.ids))
 
     @property
     def _is_frugal(self) -> bool:
@@ -358,7 +344,7 @@ class Agent:
 
     def _submitted(self, name: QueueName) -> None:
         """An executor has submitted a batch: others hear of it if this agent cannot take it."""
-        if self._others and self._discovery.is_full:
+        if self._others.ids and self._discovery.is_full:
             self._ring(name)
 
     async def _heartbeat(self) -> None:
@@ -400,37 +386,25 @@ class Agent:
     @property
     def is_idle(self) -> bool:
         """Whether it has nothing to do, and may be given something."""
-        return not self._holdings.by_batch and not self._draining
+        return not self._heart.busy and not self._draining
 
     async def _mind_the_others(self) -> None:
         """Look at the other agents' heartbeats, while anything depends on them."""
         waiting = self._charity.waiting()
-        curious = self._others and not self._is_frugal
+        curious = self._others.ids and not self._is_frugal
         if not self._discovery.watching and not waiting and not curious:
             return
         entries = await self._io.do(list_agents())
-        etags = {entry.key.removeprefix(layout.AGENTS): entry.etag for entry in entries}
+        etags = etags_of(entries)
         self._meet(etags)
         for agent in self._discovery.look_at_agents(etags):
             # Its batches are being taken over; should it live after all, it beats again.
             await self._store.perform_async(Delete((layout.agent(agent),)))
         if waiting:
-            asked = tuple(map(layout.agent, self._whom_to_ask()))
+            asked = tuple(map(layout.agent, self._others.whom_to_ask()))
             beats = await self._io.do(read_heartbeats(asked))
             if any(beat.idle and not beat.draining for beat in beats):
                 self._charity.give()
-
-    def _whom_to_ask(self) -> list[str]:
-        """Some agents that may be idle: where there are many, not each is asked each time.
-
-        Where requests cost, those that hold nothing are known by how rarely they show themselves.
-        """
-        others = sorted(self._others)
-        if len(others) > _ASKED and self._is_frugal:
-            before_s = self._clock() - 2 * self._settings.heartbeat_s
-            still = [agent for agent in others if self._met[agent][1] < before_s]
-            others = still or others
-        return others if len(others) <= _ASKED else self._rng.sample(others, _ASKED)
 
     # -- between the parts -------------------------------------------------------------------
 
@@ -438,7 +412,10 @@ class Agent:
         self._gateway.published(journal)
 
     def _gone(self, worker: Worker, returncode: int) -> None:
-        self._dispatcher.gone(worker, returncode)
+        self._gateway.when_heard(worker, partial(self._see_off, worker, returncode))
+
+    def _see_off(self, worker: Worker, returncode: int) -> None:
+        self._outcomes.gone(worker, returncode)
         self._gateway.left(worker)
         if worker.pid:
             # At the end of a cluster its folders may have gone first.

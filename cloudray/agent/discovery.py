@@ -10,14 +10,16 @@ from random import Random
 
 from cloudray.agent.candidates import Candidate, carried_by, size_of
 from cloudray.agent.dispatcher import Dispatcher
+from cloudray.agent.fitting import Fitting
 from cloudray.agent.functions import demands_fit
 from cloudray.agent.holders import Holders
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
+from cloudray.agent.leftovers import Leftovers
 from cloudray.agent.rings import KEEN, MAX_ASIDE, MAX_LOSSES, Ring, is_keen
+from cloudray.agent.watched import Watched
 from cloudray.bells.base import Heard
 from cloudray.protocol import claims, demand
-from cloudray.protocol import journal as journals
 from cloudray.protocol.claims import Early, Finished, Lost, Refused, Won
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.leases import Observer
@@ -65,6 +67,7 @@ class Discovery:
         self._total = total
         self._dispatcher = dispatcher
         self._holdings = holdings
+        holdings.on_refused = self._refuse
         self._lease_s = lease_s
         self._clock = clock
         #: agents that are known to have ended
@@ -76,16 +79,12 @@ class Discovery:
         self._claiming: dict[bytes, int] = {}
         #: batches that were left to other agents who heard the same ring
         self._aside: dict[bytes, Candidate] = {}
-        self._unfit: set[bytes] = set()
+        self._fitting = Fitting(io, total, self._misfit, self._finished)
         #: entries of the queue that are no batches of ours, by stem: others may name the same batch
         self._refused: set[str] = set()
-        #: batches that this machine cannot run
-        self._misfits: dict[bytes, QueueName] = {}
-        self._fits: dict[str, tuple[bool, bool]] = {}
         self._holders = Holders(io, self._rng)
-        #: agent -> the batches it holds, with their claim numbers
-        self._watched: dict[str, dict[bytes, tuple[QueueName, int]]] = {}
-        self._leftovers: dict[str, float] = {}
+        self._watched = Watched()
+        self._leftovers = Leftovers(io, clock, lease_s)
         #: how many other agents there are
         self.others = 0
         #: claims lost since the last one that was won
@@ -182,9 +181,9 @@ class Discovery:
             self._settle(candidate, fruitful=True)
         elif candidate.name.stem in self._refused:
             self._settle(candidate)
-        elif batch in self._unfit or not self._fit(candidate.name.klass)[0]:
+        elif self._fitting.is_misfit(candidate.name):
             self._settle(candidate, taken=False)
-            self._met_misfit(candidate.name)
+            self._fitting.met(candidate.name)
         else:
             before = self._candidates.get(batch)
             self._candidates[batch] = candidate
@@ -205,33 +204,15 @@ class Discovery:
             self._settle(other, taken=False)
         self.on_fruitless()
 
-    def _met_misfit(self, name: QueueName) -> None:
-        self._misfits[name.batch] = name
+    def _misfit(self, name: QueueName) -> None:
         self.on_misfit(name)
 
+    def _finished(self, journal: Journal) -> None:
+        self.on_finished(journal)
+
     def look_at(self, batch: bytes) -> None:
-        """Somebody wrote into a journal: if nobody can run the batch, its tasks may be cancelled.
-
-        Then whoever claims it finds it over and says so; but this one, nobody claims.
-        """
-        name = self._misfits.get(batch)
-        if name is not None:
-            self._io.run(_retire_if_over(name), self._looked)
-
-    def _looked(self, journal: Journal) -> None:
-        if journal.complete and self._misfits.pop(journal.batch, None) is not None:
-            self._unfit.discard(journal.batch)
-            self.on_finished(journal)
-
-    def _fit(self, klass: str) -> tuple[bool, bool]:
-        """Whether some batch of a class may fit this machine, and whether every one does."""
-        known = self._fits.get(klass)
-        if known is None:
-            known = self._fits[klass] = (
-                demand.may_host(klass, self._total),
-                demand.is_exact(klass, self._total),
-            )
-        return known
+        """Somebody wrote into a journal: see what, if nobody can run the batch."""
+        self._fitting.look_at(batch)
 
     # -- claiming ----------------------------------------------------------------------------
 
@@ -244,7 +225,7 @@ class Discovery:
             name = candidate.name
             del self._candidates[name.batch]
             self._claiming[name.batch] = size_of(name)
-            exact = self._fit(name.klass)[1]
+            exact = self._fitting.is_exact(name.klass)
             waiting = self._holdings.waiting_tasks >= MAX_WAITING_TASKS
             if exact and (candidate.urgent or not waiting):
                 self._io.run(
@@ -308,8 +289,7 @@ class Discovery:
             batch = None if body is None else unseal(Batch, body, key)
         if batch is None or not demands_fit(batch, self._total):
             if batch is not None:
-                self._unfit.add(name.batch)
-                self._met_misfit(name)
+                self._fitting.refuse(name)
             return
         if only_ready and await self._io.do(lacking(batch)) is not None:
             return
@@ -373,25 +353,26 @@ class Discovery:
         while not listing.complete and (claimable < enough or self._io.store.inline):
             page = await self._io.store.perform_async(List(layout.QUEUE, listing.after, PAGE))
             free = listing.take(page, PAGE)
-            claimable += sum(self._fit(name.klass)[0] for name in free)
+            claimable += sum(self._fitting.may_host(name.klass) for name in free)
         if not quick:
-            self._watched.clear()
+            self._watched.begin()
         found = listing.names()
         if listing.complete:
             # Not all at once: somebody may ask for one of them before it is met again below.
-            unclaimed = {name.batch for name, last in found if not last}
-            for batch in self._misfits.keys() - unclaimed:
-                del self._misfits[batch]
+            self._fitting.keep_met({name.batch for name, last in found if not last})
         others = [(name, last) for name, last in found if not self._holdings.has(name.batch)]
         claimed = [(name, last) for name, last in others if last]
         await self._holders.learn([] if quick else claimed, agents=self.others + 1)
         for name, last in others:
             await self._sort_in(name, last)
+        if not quick:
+            self._watched.settle()
         self._forget_taken(listing, known)
         if listing.complete:
-            self._unfit &= {name.batch for name, _ in found}
+            self._fitting.keep({name.batch for name, _ in found})
             self._refused &= {name.stem for name, _ in found}
-            await self._sweep(listing.last_claims, listing.entries)
+            await self._leftovers.sweep(listing.last_claims, listing.entries, freed=self.freed)
+            self._holders.keep(listing.entries)
         self.claim()
 
     def _forget_taken(self, listing: Listing, known: set[bytes]) -> None:
@@ -423,21 +404,7 @@ class Discovery:
             # Given back; or ours, and we know nothing of it: then it is as good as given back.
             self._offer(Candidate(name, number + 1))
         else:
-            self._watched.setdefault(holder, {})[name.batch] = (name, number)
-
-    async def _sweep(self, last_claim: dict[str, int], entries: set[str]) -> None:
-        """Delete the claims of batches that went a lease ago, if who should have done so died."""
-        now_s = self._clock()
-        leftovers = {stem for stem in last_claim if stem not in entries}
-        self._leftovers = {stem: self._leftovers.get(stem, now_s) for stem in leftovers}
-        for stem, since_s in list(self._leftovers.items()):
-            name = layout.parse_stem(stem)
-            if name is not None and now_s - since_s > 3 * self._lease_s:
-                try:
-                    await self._io.do(claims.sweep(name, last_claim[stem], freed=self.freed))
-                except RecordError as error:
-                    self._io.complain(error)
-        self._holders.keep(entries)
+            self._watched.note(holder, name, number)
 
     # -- the dead ----------------------------------------------------------------------------
 
@@ -445,19 +412,11 @@ class Discovery:
         """Take in a listing of heartbeats, and take over what the dead held; returns the dead."""
         # Those that hold nothing show themselves rarely where that costs: see `Heart`.
         others = set() if self.frugal else etags.keys()
-        watched = (self._watched.keys() | others) - {self._agent}
+        watched = {*self._watched.agents, *others} - {self._agent}
         dead = self._observer.look(self._clock(), etags, watched)
         for agent in dead:
-            for name, number in self._watched.pop(agent, {}).values():
+            for name, number in self._watched.take(agent):
                 self._offer(Candidate(name, number + 1))
         if dead:
             self.claim()
         return dead
-
-
-def _retire_if_over(name: QueueName) -> Procedure[Journal]:
-    journal = Journal(name.batch, name.size)
-    yield from journals.catch_up(journal)
-    if journal.complete:
-        yield from claims.retire(name)
-    return journal

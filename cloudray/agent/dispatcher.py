@@ -1,33 +1,26 @@
-"""From ready tasks to executors, and back: what runs where, and when."""
+"""From ready tasks to executors: what runs where, and when."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
-from cloudray import ids
 from cloudray.agent.functions import Kind
-from cloudray.agent.held import NOBODY, Death, Held, Status
+from cloudray.agent.held import NOBODY, Held, Status
 from cloudray.agent.io import Io
 from cloudray.agent.limits import Limits
 from cloudray.agent.queues import Line, Queues
 from cloudray.agent.resources import Resources
 from cloudray.agent.workers import Assigned, Worker, Workers
-from cloudray.exceptions import RaySystemError, RuntimeEnvSetupError, WorkerCrashedError
+from cloudray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
 from cloudray.protocol import journal as journals
 from cloudray.protocol import messages as m
 from cloudray.protocol.batching import DurationBook
 from cloudray.protocol.demand import Demand
-from cloudray.protocol.failures import Crashed, Overtaken, Start, next_step, timed_out
+from cloudray.protocol.failures import Crashed, Overtaken, Start, next_step
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Duration, Verb, Word
 from cloudray.protocol.sharing import address
-from cloudray.store import layout
-from cloudray.store.base import Adopt, StoreError
-from cloudray.store.procedures import Procedure
-from cloudray.values import codec
 from cloudray.values.outcomes import error_payload
 
 _log = logging.getLogger(__name__)
@@ -42,15 +35,13 @@ UNKNOWN_US = 50_000.0
 RECALL_S = 0.02
 #: Executors beyond the number of slots are let go after being idle this long.
 IDLE_S = 10.0
-#: After so many executors in a row that died before they could say hello, tasks fail.
-MAX_FAILED_STARTS = 3
 
 
 class Dispatcher:
     """Owns the machine's slots.
 
-    `publish(held)` is called when a held batch has something to say; `nonce` makes the part of
-    an object's key that no other attempt shares.
+    `publish(held)` is called when a held batch has something to say. What comes of calls is the
+    business of `Outcomes`.
     """
 
     def __init__(
@@ -59,27 +50,22 @@ class Dispatcher:
         resources: Resources,
         clock: Callable[[], float],
         publish: Callable[[Held], None],
-        nonce: Callable[[], str],
         host: str,
     ) -> None:
         self._io = io
         self._resources = resources
         self._clock = clock
         self._publish = publish
-        self._nonce = nonce
         self._host = host
         self._queues = Queues()
         self._book = DurationBook()
         self._limits = Limits(clock)
-        self._failed_starts: dict[Kind, float] = {}
         self.workers: Workers
         #: nothing starts while this is set: the agent may have lost its leases
         self.fenced = False
         #: whether it is about to be set: a lease has passed, and nobody has looked yet
         self.is_late: Callable[[], bool] = lambda: False
         self.draining = False
-        #: removes a file that an executor has spooled
-        self.discard: Callable[[Path], None] = lambda _: None
         #: told which tasks of a batch a journal has decided
         self.learned: Callable[[Held, list[int]], None] = Held.note
         #: told of a journal that was complete while calls of its batch still ran
@@ -140,7 +126,7 @@ class Dispatcher:
             self._resources.take(demand)
             worker.demand = demand
             if not self._assign(worker, line):
-                self._release(worker)
+                self.release(worker)
         if line.count:
             self._queue_up(line, demand)
         if line.has_ready():
@@ -188,9 +174,11 @@ class Dispatcher:
             if assigned is None:
                 continue
             chunk_us += assigned.estimated_us
-            if careful and held.permitted.get(index) != assigned.attempt:
+            if careful and not held.is_permitted(index):
                 self._announce(worker, assigned)
                 return True
+            if careful:
+                held.sent.add(index)
             calls.append(self._call(worker, assigned))
             if alone:
                 break
@@ -204,14 +192,15 @@ class Dispatcher:
         known = held.known_of(index)
         attempt = held.attempts.get(index, 0)
         # One that was permitted before, and came back without having run, still is.
-        if held.permitted.get(index) != attempt and not self._may_start(held, index):
+        if not held.is_permitted(index) and not self.may_start(held, index):
             return None
         held.status[index] = Status.RUNNING
         held.running[index] = self._clock()
         held.ready_since_s.pop(index, None)
         return Assigned(held, index, attempt, known, 1000.0 if mean_us is None else mean_us)
 
-    def _may_start(self, held: Held, index: int) -> bool:
+    def may_start(self, held: Held, index: int) -> bool:
+        """Whether a task may start now; if its attempts are used up, that is said."""
         step = next_step(
             held.journal,
             index,
@@ -230,26 +219,26 @@ class Dispatcher:
     def _announce(self, worker: Worker, assigned: Assigned) -> None:
         """Write STARTED before the call is sent; the create is the permission to run."""
         held, index = assigned.held, assigned.index
-        pair = (held.claim, assigned.attempt)
+        # Only a task that may run again comes here once more: see `_begin`.
+        held.sent.discard(index)
         # The ticket keeps the executor from being taken for idle meanwhile.
         call = self._call(worker, assigned)
 
         def written(fresh: list[int]) -> None:
             # It may have folded in what another procedure of ours wrote, which then hears nothing.
             self.learned(held, fresh)
-            said = held.journal.started.get(index, [])
-            permitted = pair in said and (not held.once or said[0] == pair)
-            if permitted and index not in held.journal.decided and not held.dropped:
-                held.permitted[index] = assigned.attempt
+            finished = index in held.journal.decided or held.dropped
+            if held.is_permitted(index) and not finished:
+                held.sent.add(index)
                 worker.send(m.Run((call,)))
                 return
             worker.release(call.ticket)
-            self._consider_over(held)
-            if index not in held.journal.decided and not held.dropped:
+            self.consider_over(held)
+            if not finished:
                 # Only a task with `max_retries=0` can find that another's STARTED came first.
-                self._may_start(held, index)
+                self.may_start(held, index)
             self._publish(held)
-            self._rested(worker)
+            self.rested(worker)
             if not self._io.store.inline:
                 # Whoever asked for this has long gone on, and the executor is free.
                 self.run()
@@ -283,126 +272,44 @@ class Dispatcher:
             tuple(held.values.get(index, ())),
         )
 
-    # -- ending ------------------------------------------------------------------------------
+    # -- coming back -------------------------------------------------------------------------
 
-    def outcomes(self, worker: Worker, message: m.Outcomes) -> None:
-        """Calls have ended."""
-        worker.progress_s = self._clock()
-        worker.leaving = worker.leaving or message.leaving
-        # In the order in which they came, so that a run can be repeated.
-        touched: dict[Held, None] = {}
-        for outcome in message.outcomes:
-            assigned = worker.release(outcome.ticket)
-            if assigned is None:
-                continue
-            held, index = assigned.held, assigned.index
-            function = assigned.known.shape.function
-            held.measure(function, 1, outcome.duration_us)
-            self._book.note(Duration(function, 1, outcome.duration_us))
-            if held.dropped or held.status[index] is not Status.RUNNING:
-                self._discard(outcome.values)
-                self._consider_over(held)
-                continue
-            if assigned.expired and _is_late(outcome, assigned):
-                self._discard(outcome.values)
-                self._timed_out(held, index, assigned)
-                continue
-            if outcome.verb == Verb.CANCELLED or (
-                outcome.retryable and self._may_retry(held, index, assigned)
-            ):
-                # An interrupt that hit a call nobody cancelled counts as one that did not run.
-                self._discard(outcome.values)
-                self._again(held, index, assigned)
-                continue
-            failed_late = assigned.expired and outcome.verb == Verb.FAILED
-            # What an attempt has submitted that ran out of time goes with it.
-            attempt = NOBODY if failed_late else assigned.attempt
-            word = Word(index, Verb(outcome.verb), outcome.values, attempt, outcome.contains)
-            if outcome.contains:
-                # Before anything that this executor lets go of next: it may be one of these.
-                self.valued(held.batch.id, outcome.contains, ())
-            if any(codec.local_path(value) for value in outcome.values):
-                self._io.run(
-                    place(word, held.batch.id, self._nonce()),
-                    partial(self._placed, held),
-                    partial(self._not_placed, held, word),
-                )
-            else:
-                held.say(word)
-                touched[held] = None
-        self._rested(worker)
-        for held in touched:
-            self._publish(held)
-        self.run()
+    def note(self, duration: Duration) -> None:
+        """Take in how long a call took."""
+        self._book.note(duration)
 
-    def _placed(self, held: Held, word: Word) -> None:
-        batch = held.batch.id
-        objects = tuple(
-            (ids.object_id(batch, word.index, number), key)
-            for number, value in enumerate(word.values)
-            if (key := codec.stored_key(value)) is not None
-        )
-        if objects:
-            self.valued(batch, (), objects)
-        held.say(word)
-        self._publish(held)
-
-    def _discard(self, values: tuple[bytes, ...]) -> None:
-        """Nobody will ask for these: remove the files of those that were spooled."""
-        for value in values:
-            path = codec.local_path(value)
-            if path is not None:
-                self.discard(Path(path))
-
-    def _consider_over(self, held: Held) -> None:
+    def consider_over(self, held: Held) -> None:
         """Say that a batch is over, if it was for all but the call that has come back just now."""
         if held.dropped and not held.out and held.journal.complete:
             self.over(held.journal)
 
-    def _not_placed(self, held: Held, word: Word) -> None:
-        self._discard(word.values)
-        error = RaySystemError("its value could not be stored; the agent's log says why")
-        self._placed(held, Word(word.index, Verb.FAILED, (error_payload(error),), word.attempt))
-
-    def _again(self, held: Held, index: int, assigned: Assigned) -> None:
-        held.attempts[index] = assigned.attempt + 1
-        held.running.pop(index, None)
-        self.ready(held, index)
-
-    def _timed_out(
-        self, held: Held, index: int, assigned: Assigned, *, killed: bool = False
-    ) -> None:
-        """An attempt took longer than its task allows, and did not say so itself."""
-        shape = assigned.known.shape
-        if shape.retry_timeouts and self._may_retry(held, index, assigned):
-            self._again(held, index, assigned)
-            return
-        place = address(held.batch.id, index)
-        error = timed_out(shape, place, assigned.attempt, killed=killed)
-        held.say(Word(index, Verb.FAILED, (error_payload(error),), NOBODY))
-        self._publish(held)
-
-    def _may_retry(self, held: Held, index: int, assigned: Assigned) -> bool:
-        limit = assigned.known.shape.max_retries
-        return limit < 0 or held.attempts.get(index, 0) < limit
-
     def returned(self, worker: Worker, tickets: tuple[int, ...]) -> None:
         """Calls that an executor had not started come back."""
         worker.recalled = False
-        self._requeue(worker, tickets)
-        self._rested(worker)
+        self.requeue(worker, tickets)
+        self.rested(worker)
         self.run()
 
-    def _requeue(self, worker: Worker, tickets: tuple[int, ...]) -> None:
+    def requeue(
+        self, worker: Worker, tickets: tuple[int, ...], may_have_run: tuple[int, ...] = ()
+    ) -> None:
+        """Let calls start again, here or elsewhere.
+
+        Why one that may run once does so only if it never ran: its executor has said so, or has
+        ended at an earlier call (it runs them in order, and all it said was heard first), or was
+        never sent it. In all other cases it stays in `sent`, and is found to have crashed.
+        """
         for ticket in tickets:
             assigned = worker.release(ticket)
             if assigned is None:
                 continue
             held, index = assigned.held, assigned.index
+            if ticket not in may_have_run:
+                held.sent.discard(index)
             if not held.dropped and held.status[index] is Status.RUNNING:
                 held.running.pop(index, None)
                 self.ready(held, index)
-            self._consider_over(held)
+            self.consider_over(held)
 
     def blocked(self, worker: Worker, *, blocked: bool) -> None:
         """The running call waits for a value, or goes on: lend its slot, or take it back."""
@@ -416,55 +323,6 @@ class Dispatcher:
             self.run()
         else:
             self._resources.take_anyway(worker.demand)
-
-    def gone(self, worker: Worker, returncode: int) -> None:
-        """An executor has ended: what it was running may be its fault, the rest is not."""
-        culprit = worker.running_ticket()
-        tickets = tuple(worker.tickets)
-        assigned = worker.tickets.get(culprit)
-        if assigned is not None and not assigned.held.dropped:
-            held, index = assigned.held, assigned.index
-            if held.status[index] is Status.RUNNING and assigned.expired:
-                self._timed_out(held, index, assigned, killed=True)
-            elif held.status[index] is Status.RUNNING:
-                held.deaths[index] = held.deaths.get(index, 0) + 1
-                held.attempts[index] = assigned.attempt + 1
-                lines = tuple(text for ticket, text in worker.last_lines if ticket == culprit)
-                held.last_death[index] = Death(worker.pid, returncode, lines)
-        if worker.kind is not None:
-            if worker.connection is None:
-                self._failed_start(worker.kind, worker, returncode)
-            else:
-                self._failed_starts.pop(worker.kind, None)
-        if assigned is not None:
-            for ticket in tickets[: tickets.index(culprit)]:
-                # It may have run before, and what came of it went with the executor.
-                before = worker.tickets[ticket]
-                before.held.permitted.pop(before.index, None)
-        self._requeue(worker, tickets)
-        if assigned is not None and assigned.held.status[assigned.index] is Status.READY:
-            # If that was its last attempt it is over now, not when an executor would be free.
-            self._may_start(assigned.held, assigned.index)
-        self._release(worker)
-        self.run()
-
-    def _failed_start(self, kind: Kind, worker: Worker, returncode: int) -> None:
-        if self.draining:
-            return
-        # One that was killed says little about the environment: machines run out of memory.
-        weight = 1.0 if returncode >= 0 else 0.1
-        failed = self._failed_starts.get(kind, 0.0) + weight
-        self._failed_starts[kind] = failed
-        printed = "\n".join(text for _, text in worker.last_lines)
-        _log.warning("an executor ended before it was ready (%d): %s", returncode, printed)
-        if failed < MAX_FAILED_STARTS:
-            return
-        self._failed_starts.pop(kind, None)
-        error = RuntimeEnvSetupError(
-            "several executors in a row ended before they could run anything, the last with "
-            f"{returncode}; it printed:\n{printed}"
-        )
-        self.unfit(kind, error)
 
     def unfit(self, kind: Kind, error: RuntimeEnvSetupError) -> None:
         """Executors of a kind cannot start here: what waits for one fails, and is told why."""
@@ -538,8 +396,8 @@ class Dispatcher:
         if self._refused:
             refused, self._refused = self._refused, []
             for worker, ticket in refused:
-                self._requeue(worker, (ticket,))
-                self._rested(worker)
+                self.requeue(worker, (ticket,))
+                self.rested(worker)
             self.run()
         self.workers.trim(self._resources.slots, now_s, IDLE_S)
 
@@ -548,11 +406,12 @@ class Dispatcher:
             worker.recalled = True
             worker.send(m.Recall())
 
-    def _rested(self, worker: Worker) -> None:
+    def rested(self, worker: Worker) -> None:
+        """Calls came back: it may have no more."""
         if not worker.tickets:
-            self._release(worker)
+            self.release(worker)
 
-    def _release(self, worker: Worker) -> None:
+    def release(self, worker: Worker) -> None:
         """It has nothing to do: its slot is free, and it is warm."""
         if worker.demand is None:
             return
@@ -563,33 +422,3 @@ class Dispatcher:
         worker.queued_us = 0.0
         if worker in self.workers.all and worker.available:
             self.workers.rest(worker, self._clock())
-
-
-def _is_late(outcome: m.Outcome, assigned: Assigned) -> bool:
-    """Whether an attempt whose time was over ended without heeding that.
-
-    One that fails says itself that this was the reason, unless it was so quick after all that
-    nobody told it.
-    """
-    if outcome.verb == Verb.DONE:
-        return outcome.duration_us > assigned.known.shape.timeout_s * 1e6
-    return outcome.verb == Verb.CANCELLED
-
-
-def place(word: Word, batch: bytes, nonce: str) -> Procedure[Word]:
-    """Make objects of the values that an executor spooled; returns the word that names them."""
-    values = []
-    for number, value in enumerate(word.values):
-        path = codec.local_path(value)
-        if path is None:
-            values.append(value)
-            continue
-        spooled = Path(path)
-        try:
-            size_bytes = spooled.stat().st_size
-        except OSError as error:
-            raise StoreError(f"the value at {spooled} cannot be read: {error}") from error
-        key = layout.result_object(ids.object_id(batch, word.index, number), nonce)
-        yield Adopt(key, spooled)
-        values.append(codec.stored(key, size_bytes))
-    return Word(word.index, word.verb, tuple(values), word.attempt, word.contains)

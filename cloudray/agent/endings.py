@@ -15,6 +15,7 @@ from cloudray.protocol.jobs import Listed, read_ending
 from cloudray.protocol.records import Ending
 from cloudray.store import layout
 from cloudray.store.base import Entry, Head
+from cloudray.store.envelope import RecordError
 
 _log = logging.getLogger(__name__)
 
@@ -47,17 +48,24 @@ class Endings:
             return
         now_s = await self._now_s()
         for job, batch in jobs.items():
-            ending = await self._io.do(read_ending(batch))
-            if ending is None and now_s is not None and await self._is_past(job, batch, now_s):
-                # So that whoever waits for it, or is about to claim some of it, learns it too.
-                days = ids.days_of(batch)
-                listed = Listed(days, job, self._functions.job(job))
-                ending = Ending(now_s, over_after(days), listed.name)
-                await self._io.do(mark(listed, ending))
-            if ending is not None:
-                await self._end(job)
+            try:
+                await self._look_at(job, batch, now_s)
+            except RecordError as error:
+                # It says nothing of the other jobs.
+                self._io.complain(error)
         _trim(self._due_s)
         _trim(self._ended)
+
+    async def _look_at(self, job: bytes, batch: bytes, now_s: int | None) -> None:
+        ending = await self._io.do(read_ending(batch))
+        if ending is None and now_s is not None and await self._is_past(job, batch, now_s):
+            # So that whoever waits for it, or is about to claim some of it, learns it too.
+            days = ids.days_of(batch)
+            listed = Listed(days, job, self._functions.job(job))
+            ending = Ending(now_s, over_after(days), listed.name)
+            await self._io.do(mark(listed, ending))
+        if ending is not None:
+            await self._end(job)
 
     async def _now_s(self) -> int | None:
         line: Entry | None = await self._io.store.perform_async(Head(self._heartbeat))

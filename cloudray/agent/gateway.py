@@ -19,6 +19,7 @@ from cloudray.agent.dispatcher import Dispatcher
 from cloudray.agent.functions import Functions
 from cloudray.agent.holdings import Holdings
 from cloudray.agent.io import Io
+from cloudray.agent.outcomes import Outcomes
 from cloudray.agent.resolver import Resolver
 from cloudray.agent.screen import Screen
 from cloudray.agent.workers import Worker, Workers
@@ -59,6 +60,7 @@ class Gateway:
         functions: Functions,
         resolver: Resolver,
         dispatcher: Dispatcher,
+        outcomes: Outcomes,
         holdings: Holdings,
         discovery: Discovery,
         greeting: Callable[[], m.Greeting],
@@ -71,6 +73,7 @@ class Gateway:
         self._functions = functions
         self._resolver = resolver
         self._dispatcher = dispatcher
+        self._outcomes = outcomes
         self._holdings = holdings
         self._discovery = discovery
         self._greeting = greeting
@@ -123,6 +126,13 @@ class Gateway:
         """An executor has ended."""
         if self._counting and worker.kind is not None:
             self._tell(worker.kind.job, m.Left(worker.token))
+
+    def when_heard(self, worker: Worker, then: Callable[[], None]) -> None:
+        """An executor has ended: call `then` when all that it has said is handled."""
+        if worker.inbox:
+            worker.on_heard = then
+        else:
+            then()
 
     def has_driver(self, job: bytes) -> bool:
         """Whether a driver is attached for a job."""
@@ -222,6 +232,8 @@ class Gateway:
                 worker.inbox.appendleft(message)
             finally:
                 worker.inbox.popleft()
+        if worker.on_heard is not None:
+            worker.on_heard()
 
     def _writing(self, worker: Worker, message: m.Message) -> Procedure[None] | None:
         """What a message asks to be written, if it does."""
@@ -247,7 +259,7 @@ class Gateway:
     def _from_executor(self, worker: Worker, message: m.Message) -> None:
         if isinstance(message, m.Outcomes):
             self._hear_out(worker)
-            self._dispatcher.outcomes(worker, message)
+            self._outcomes.heard(worker, message)
             self._discovery.claim()
         elif isinstance(message, m.Blocked):
             self._dispatcher.blocked(worker, blocked=message.blocked)

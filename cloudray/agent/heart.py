@@ -47,6 +47,7 @@ class Heart:
         holdings: Holdings,
         discovery: Discovery,
         put: Callable[[int], Awaitable[None]],
+        agent: str,
     ) -> None:
         self._io = io
         self._settings = settings
@@ -56,6 +57,7 @@ class Heart:
         self._holdings = holdings
         self._discovery = discovery
         self._put = put
+        self._agent = agent
         self._beat = 0
         #: when the last beat that is there was sent
         self._beaten_s = clock()
@@ -134,7 +136,9 @@ class Heart:
         """After a pause: stop what a later claim took, and only that."""
         self._holdings.doubt(self._discovery.claiming)
         held = list(self._holdings.by_batch.values())
-        last = await self._io.do(claims.which_are_last([(one.name, one.claim) for one in held]))
+        last = await self._io.do(
+            claims.which_are_last([(one.name, one.claim) for one in held], self._agent)
+        )
         for one, ours in zip(held, last, strict=True):
             if not ours and not one.dropped:
                 _log.warning("batch %s was taken over while this agent paused", one.name.stem)

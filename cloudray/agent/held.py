@@ -59,10 +59,10 @@ class Held:
         "once",
         "out",
         "outbox",
-        "permitted",
         "published_s",
         "ready_since_s",
         "running",
+        "sent",
         "status",
         "timer",
         "told",
@@ -90,8 +90,8 @@ class Held:
         self.values: dict[int, list[bytes]] = {}
         #: attempts begun under this claim
         self.attempts: dict[int, int] = {}
-        #: attempts whose STARTED stands, so that they may run
-        self.permitted: dict[int, int] = {}
+        #: tasks that an executor was sent after their STARTED was written, and may have begun
+        self.sent: set[int] = set()
         #: executors that died running a task under this claim
         self.deaths: dict[int, int] = {}
         self.last_death: dict[int, Death] = {}
@@ -130,6 +130,17 @@ class Held:
     def careful(self, index: int) -> bool:
         """Whether STARTED must be written before this task starts, so it runs alone."""
         return self.once or self.claim > 1 or index in self.deaths
+
+    def is_permitted(self, index: int) -> bool:
+        """Whether the STARTED of a task's coming attempt stands, and nobody has begun that yet.
+
+        Of a task with `max_retries=0` it must be the first one.
+        """
+        said = self.journal.started.get(index)
+        if not said or index in self.sent:
+            return False
+        pair = (self.claim, self.attempts.get(index, 0))
+        return said[0] == pair if self.once else pair in said
 
     def say(self, word: Word) -> None:
         """Put a final word into the outbox, unless the task has one."""

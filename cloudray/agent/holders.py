@@ -9,7 +9,7 @@ from cloudray.agent.io import Io
 from cloudray.protocol import claims
 from cloudray.protocol.records import Claim, unseal
 from cloudray.store.base import GetMany
-from cloudray.store.envelope import RecordError, VersionError
+from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName, claim_of
 
 #: Of so many claims that they know nothing of do all agents together read at their scans who made
@@ -39,16 +39,14 @@ class Holders:
         limit = max(FEW_STRANGERS, MAX_STRANGERS // agents)
         if len(strangers) > limit:
             strangers = self._rng.sample(strangers, limit)
-        try:
-            bodies = await self._io.store.perform_async(GetMany(tuple(strangers)))
-            for key, body in zip(strangers, bodies, strict=True):
+        bodies = await self._io.store.perform_async(GetMany(tuple(strangers)))
+        for key, body in zip(strangers, bodies, strict=True):
+            try:
                 if body is not None:
                     self._known[key] = unseal(Claim, body, key).agent
-        except VersionError:
-            raise
-        except RecordError:
-            # Some claim is none of ours.
-            self._single = {key for key in strangers if key not in self._known}
+            except RecordError:
+                # It is none of ours, or of another version; `of` says so, and of this one alone.
+                self._single.add(key)
 
     async def of(self, name: QueueName, last: int) -> str | None:
         """Whom a batch's last claim names; None when that is not known this time.

@@ -10,23 +10,23 @@ from functools import partial
 
 from cloudray import ids
 from cloudray.agent import shortage
+from cloudray.agent.arguments import Arguments
 from cloudray.agent.dispatcher import Dispatcher
 from cloudray.agent.functions import Functions, MissingFunctionError
 from cloudray.agent.held import NOBODY, Held, Status
 from cloudray.agent.io import Io
 from cloudray.agent.orphans import is_orphan, last_words
+from cloudray.agent.parents import Parents
 from cloudray.agent.resolver import Resolver
-from cloudray.exceptions import RaySystemError, TaskCancelledError
+from cloudray.exceptions import RaySystemError
 from cloudray.protocol import claims, sharing
 from cloudray.protocol import journal as journals
 from cloudray.protocol.claims import Won
 from cloudray.protocol.journal import Journal
-from cloudray.protocol.records import FORCE, Batch, Cluster, Parent, Verb, Word
+from cloudray.protocol.records import FORCE, Batch, Cluster, Verb, Word
 from cloudray.store.base import Delete
 from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName
-from cloudray.store.procedures import Procedure
-from cloudray.values import codec
 from cloudray.values.outcomes import error_payload
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Holdings:
     def __init__(
         self,
         io: Io,
+        agent: str,
         settings: Cluster,
         functions: Functions,
         resolver: Resolver,
@@ -49,6 +50,7 @@ class Holdings:
         on_room: Callable[[], None],
     ) -> None:
         self._io = io
+        self._agent = agent
         self._settings = settings
         self._functions = functions
         self._resolver = resolver
@@ -59,6 +61,8 @@ class Holdings:
         self.by_batch: dict[bytes, Held] = {}
         #: batches that were claimed, and calls of their tasks that ended, since the agent began
         self.taken = self.calls = 0
+        #: tasks that it gave back to the queue, because it leaves
+        self.given_back = 0
         #: set while nothing is held
         self.empty = asyncio.Event()
         self.empty.set()
@@ -69,10 +73,15 @@ class Holdings:
         self.draining = False
         #: whether a job has ended, so that nothing of it may run
         self.is_over: Callable[[bytes], bool] = lambda _: False
-        #: journals of batches that others hold, whose tasks submitted some that are held here
-        self._parents: dict[bytes, Journal] = {}
-        #: those of them that are being looked at, which a slow store may take long for
-        self._looking: set[bytes] = set()
+        #: told of a batch of which a record cannot be read: it is given back
+        self.on_refused: Callable[[QueueName, RecordError], None]
+        self._parents = Parents(io, self.by_batch, self._orphaned)
+        self._arguments = Arguments(
+            resolver,
+            self._became_ready,
+            self.consider,
+            lambda batch, contains: self.dispatcher.valued(batch, contains, ()),
+        )
         self._looked_s = 0.0
         self._retired: deque[tuple[float, QueueName, int]] = deque()
 
@@ -123,7 +132,10 @@ class Holdings:
         try:
             await self._read_and_begin(name, won, job)
         except RecordError as error:
-            self._io.complain(error)
+            # Nothing of it has started. Kept, it would look like one that nobody runs, and be
+            # claimed again at every scan.
+            self.on_refused(name, error)
+            await self._io.do(claims.give_back(name, won.claim))
         finally:
             del self._preparing[name.batch]
             self._doubtful.discard(name.batch)
@@ -145,14 +157,15 @@ class Holdings:
             ]
             await self._conclude(name, won, words)
             return
-        if await self._is_orphan(won.batch.parent):
+        if await self._parents.has_orphaned(won.batch.parent):
             await self._conclude(name, won, last_words(won.batch, won.journal))
             return
         if self.draining and not won.journal.next:
             await self._io.do(claims.give_back(name, won.claim))
+            self.given_back += len(won.batch.tasks)
             return
         if name.batch in self._doubtful and not await self._io.do(
-            claims.still_last(name, won.claim)
+            claims.still_last(name, won.claim, self._agent)
         ):
             return
         self._begin(Held(name, won, known, job, self._clock()))
@@ -163,17 +176,6 @@ class Holdings:
         await self._io.do(claims.retire(name))
         self._on_published(won.journal)
 
-    async def _is_orphan(self, parent: Parent | None) -> bool:
-        if parent is None:
-            return False
-        held = self.by_batch.get(parent.batch)
-        if held is not None:
-            return is_orphan(parent, held.journal)
-        # Kept for the looks that follow, as long as there are children of it here.
-        journal = self._parents.setdefault(parent.batch, Journal(parent.batch))
-        await self._io.do(journals.catch_up(journal))
-        return is_orphan(parent, journal)
-
     def _begin(self, held: Held) -> None:
         self.by_batch[held.batch.id] = held
         self.empty.clear()
@@ -183,62 +185,17 @@ class Holdings:
             if held.status[index] is Status.SAID:
                 continue
             if task.depends_on or task.arguments_id:
-                self._await_arguments(held, index)
+                self._arguments.want(held, index)
             else:
                 self.dispatcher.ready(held, index)
         self.dispatcher.run()
         self.consider(held)
 
-    def _await_arguments(self, held: Held, index: int) -> None:
-        task = held.batch.tasks[index]
-        held.values[index] = [b""] * len(task.depends_on)
-        held.missing[index] = len(task.depends_on) + bool(task.arguments_id)
-        unfinished = partial(held.is_unfinished, index)
-        for position, identifier in enumerate(task.depends_on):
-            then = partial(self._argument, held, index, position)
-            failed = partial(self._argument_failed, held, index, identifier)
-            self._resolver.want(identifier, then, unfinished, failed)
-        if task.arguments_id:
-            then = partial(self._argument, held, index, -1)
-            self._resolver.want(task.arguments_id, then, unfinished)
-
-    def _argument(self, held: Held, index: int, position: int, verb: int, payload: bytes) -> None:
-        if held.dropped or held.status[index] is not Status.WAITING:
-            return
-        if verb != Verb.DONE:
-            if verb == Verb.CANCELLED:
-                identifier = held.batch.tasks[index].depends_on[position]
-                task_id = identifier[: ids.BATCH_ID_BYTES + 2].hex()
-                payload = error_payload(TaskCancelledError(task_id))
-            held.say(Word(index, Verb.FAILED, (payload,), NOBODY))
-            self.consider(held)
-            return
-        if position < 0:
-            held.argument_files[index] = payload
-        else:
-            held.values[index][position] = payload
-        held.missing[index] -= 1
-        if held.missing[index] == 0:
-            del held.missing[index]
-            self.dispatcher.ready(held, index)
-            self._run_soon()
-
-    def _argument_failed(self, held: Held, index: int, identifier: bytes, word: Word) -> None:
-        """A failed dependency fails its dependents with the same error; they never run."""
-        if held.dropped or held.status[index] is not Status.WAITING:
-            return
-        contains = word.contains
-        if codec.stored_key(word.values[0]) is not None:
-            # It lies with the dependency, which so stays as long as this.
-            contains = (*contains, identifier)
-        if contains:
-            self.dispatcher.valued(held.batch.id, contains, ())
-        held.say(Word(index, Verb.FAILED, word.values, NOBODY, contains))
-        self.consider(held)
-
     _running_soon = False
 
-    def _run_soon(self) -> None:
+    def _became_ready(self, held: Held, index: int) -> None:
+        """A task has its arguments: let it start, when no more become ready at the moment."""
+        self.dispatcher.ready(held, index)
         if not self._running_soon:
             self._running_soon = True
             asyncio.get_running_loop().call_soon(self._run_now)
@@ -400,38 +357,7 @@ class Holdings:
             elif look and (held.running or held.missing):
                 self.look_at(held.batch.id)
         if look:
-            self._look_at_parents()
-
-    def _look_at_parents(self) -> None:
-        """Find batches whose parents are final by another attempt's word: one look per journal."""
-        children: dict[bytes, list[Held]] = {}
-        for held in self.by_batch.values():
-            if held.batch.parent is not None:
-                children.setdefault(held.batch.parent.batch, []).append(held)
-        self._parents = {batch: self._parents.get(batch) or Journal(batch) for batch in children}
-        for batch, family in children.items():
-            parent = self.by_batch.get(batch)
-            if parent is not None:
-                self._judge(parent.journal, family)
-            elif batch not in self._looking:
-                journal = self._parents[batch]
-                self._looking.add(batch)
-                self._io.run(
-                    self._catch_up_alone(journal),
-                    lambda _, journal=journal, family=family: self._judge(journal, family),  # type: ignore[misc]
-                )
-
-    def _catch_up_alone(self, journal: Journal) -> Procedure[None]:
-        """Fold a parent's journal. Two at it would both fold the entry that both have read."""
-        try:
-            yield from journals.catch_up(journal)
-        finally:
-            self._looking.discard(journal.batch)
-
-    def _judge(self, parent: Journal, family: list[Held]) -> None:
-        for held in family:
-            if not held.dropped and is_orphan(held.batch.parent, parent):
-                self._orphaned(held, parent)
+            self._parents.look()
 
     def _orphaned(self, held: Held, parent: Journal) -> None:
         running = set(held.running)

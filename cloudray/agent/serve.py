@@ -242,12 +242,12 @@ def _speaker(name: str) -> Callable[[str], None]:
 
 
 def _summary(agent: Agent, ledger: Ledger, served_s: float) -> str:
-    def several(number: int, noun: str, plural: str = "s") -> str:
-        return f"{number:,} {noun}{plural if number != 1 else ''}"
+    def several(number: int, noun: str) -> str:
+        return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
     return (
-        f"left after {show_duration(served_s)}: {several(agent.calls_run, 'task')} run, of "
-        f"{several(agent.batches_taken, 'batch', 'es')}, with "
+        f"left after {show_duration(served_s)}: {several(agent.calls_run, 'task')} run, "
+        f"{agent.tasks_given_back:,} given back, with "
         f"{several(ledger.priced_requests, 'priced request')}"
     )
 

@@ -88,6 +88,8 @@ class Worker:
         self.outputs: list[Output] = []
         #: messages that wait until what came before them has been written
         self.inbox: deque[m.Message] = deque()
+        #: called when that is empty, once it has ended
+        self.on_heard: Callable[[], None] | None = None
         self.resolved: list[tuple[bytes, int, bytes]] = []
         self.progress: mmap.mmap | None = None
 
@@ -265,6 +267,7 @@ class Workers:
         worker = self._tokens.get(token)
         if worker is not None:
             worker.connection = connection
+            connection.keep()
             if worker.kind is not None:
                 self._set_up(worker)
         return worker
@@ -385,6 +388,10 @@ class Workers:
         loop.add_reader(descriptor, gone)
 
     def _ended(self, worker: Worker, progress_path: Path, returncode: int) -> None:
+        worker.leaving = True
+        if worker.connection is not None:
+            # A call that it has ended is not one that it died of.
+            worker.connection.hear_out()
         for output in worker.outputs:
             output.drain()
             output.close()
@@ -397,8 +404,6 @@ class Workers:
         self._tokens.pop(worker.token, None)
         if worker in self._blank:
             self._blank.remove(worker)
-        if worker.connection is not None:
-            worker.connection.close()
         if worker.kind is not None:
             if not worker.ready:
                 self.starting[worker.kind] -= 1

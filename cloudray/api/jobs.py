@@ -53,7 +53,9 @@ class Job:
         self.name = listed.name
         self.namespace = "" if record is None else record.namespace
         self.host = "" if record is None else record.host
-        self.started_at = None if record is None else datetime.fromtimestamp(record.started_at, UTC)
+        self.started_at = datetime.fromtimestamp(
+            ids.made_at_s(listed.id) if record is None else record.started_at, UTC
+        )
         self.retention_days = listed.days
 
     def __repr__(self) -> str:
@@ -63,10 +65,20 @@ class Job:
     @property
     def ended(self) -> str | None:
         """When and why it was deleted or its time was up; None while it lasts."""
+        when = self.ended_at
+        return None if when is None else f"{self.ended_reason} on {when:%Y-%m-%d %H:%M} UTC"
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it was deleted or its time was up; None while it lasts."""
         ending = self._listed.ending
-        if ending is None:
-            return None
-        return f"{ending.reason} on {datetime.fromtimestamp(ending.at_s, UTC):%Y-%m-%d %H:%M} UTC"
+        return None if ending is None else datetime.fromtimestamp(ending.at_s, UTC)
+
+    @property
+    def ended_reason(self) -> str | None:
+        """Why it is over, e.g. `its job was deleted`; None while it lasts."""
+        ending = self._listed.ending
+        return None if ending is None else ending.reason
 
     def refs(self) -> list[ObjectRef[Any]]:
         """Refs to the values of all tasks that the driver submitted so far, in its order.
@@ -217,10 +229,11 @@ def jobs() -> list[Job]:
         return [Job(store, listed) for listed in drive(store, protocol.list_jobs())]
 
 
-def find(store: Store, job: str) -> Listed:
+def find(store: Store, job: str, *, lists: str = "cloudray.jobs()") -> Listed:
     """A job by its id, as hexadecimal digits or as keys spell it, or by its name.
 
-    Raises ValueError when there is none, or several have the name.
+    Raises ValueError when there is none, and says that `lists` shows those there are; also when
+    several have the name.
     """
     job = job.strip()
     identifier = _identifier_of(job)
@@ -231,9 +244,7 @@ def find(store: Store, job: str) -> Listed:
     named = [one for one in drive(store, protocol.list_jobs()) if job and one.name == job]
     lasting = [one for one in named if one.ending is None] or named
     if not lasting:
-        raise ValueError(
-            f"this cluster has no job {job!r:.200}: cloudray.jobs() lists those it has"
-        )
+        raise ValueError(f"this cluster has no job {job!r:.200}: {lists} lists those it has")
     if len(lasting) > 1:
         which = ", ".join(one.id.hex() for one in lasting)
         raise ValueError(

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from random import Random
 
 from cloudray.bells.base import Doorbell, Ear, Heard
@@ -28,6 +29,7 @@ from cloudray.store.base import (
 )
 from cloudray.store.envelope import RecordError
 from cloudray.store.procedures import Procedure, drive_async
+from cloudray.store.signing import TamperedError
 
 _log = logging.getLogger(__name__)
 
@@ -147,6 +149,7 @@ class Memory:
         self._told: OrderedDict[Hint, None] = OrderedDict()
         #: bells that could not be read
         self.ignored = 0
+        self._complaint = ""
 
     def look(self) -> Procedure[list[Hint] | None]:
         """Read the bell, if it has changed; returns what is new, None when it is unchanged."""
@@ -158,13 +161,20 @@ class Memory:
             hints = open_hints(found.body, layout.BELL)
         except RecordError as error:
             self.ignored += 1
-            _log.warning("the bell was ignored: %s", error)
+            self._complain(error)
             return None
         fresh = [hint for hint in hints if hint not in self._told]
         self._told.update(dict.fromkeys(fresh))
         while len(self._told) > _REMEMBERED:
             self._told.popitem(last=False)
         return fresh
+
+    def _complain(self, error: RecordError) -> None:
+        """A bell that is none of ours is met at every look; the store reports forged ones."""
+        text = str(error)
+        if text != self._complaint and not isinstance(error, TamperedError):
+            _log.warning("the bell was ignored: %s", text)
+        self._complaint = text
 
 
 class BucketEar(Ear):
@@ -175,15 +185,14 @@ class BucketEar(Ear):
         store: Store,
         clock: Callable[[], float],
         rng: Random,
-        *,
-        sleep: Sleep = asyncio.sleep,
     ) -> None:
         """`clock` is monotonic, in seconds."""
         self._store = store
         self._clock = clock
-        self._sleep = sleep
         self._pace = Pace(rng)
         self._memory = Memory()
+        #: work came while it looked rarely
+        self._busier = asyncio.Event()
 
     @property
     def agents(self) -> int:
@@ -206,15 +215,27 @@ class BucketEar(Ear):
     async def hear(self, room: int) -> list[Heard] | None:
         """Wait a while, then look."""
         del room
-        await self._sleep(self._pace.delay_s(self._clock()))
+        await self._wait()
         hints = await self._look()
         if hints:
             self.worked()
         return None if hints is None else [Heard(hint) for hint in hints]
 
     def worked(self) -> None:
-        """Look often for a while."""
-        self._pace.worked(self._clock())
+        """Look often for a while, beginning now."""
+        now_s = self._clock()
+        if not self._pace.is_hot(now_s):
+            self._busier.set()
+        self._pace.worked(now_s)
+
+    async def _wait(self) -> None:
+        """Wait until the next look is due."""
+        self._busier.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pace.delay_s(self._clock())):
+                await self._busier.wait()
+            # The delay was that of an idle agent, and work was found otherwise: by a scan, say.
+            await asyncio.sleep(self._pace.delay_s(self._clock()))
 
     async def _look(self) -> list[Hint] | None:
         try:

@@ -36,10 +36,14 @@ class Pace:
         self._worked_s = now_s
         self._delay_s = 0.0
 
+    def is_hot(self, now_s: float) -> bool:
+        """Whether there was work a short while ago."""
+        return now_s - self._worked_s <= HOT_S
+
     def delay_s(self, now_s: float) -> float:
         """How long to wait now, jittered so that agents do not look in step."""
         base_s = min(FIRST_S * self.agents, LONGEST_S)
-        if now_s - self._worked_s <= HOT_S:
+        if self.is_hot(now_s):
             self._delay_s = base_s
         else:
             self._delay_s = min(max(2 * self._delay_s, base_s), LONGEST_S)

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 import typer
 import typer.main
-from typer.core import TyperGroup
 
 from cloudray.cli.errors import FAILED, MISUSED, CommandError, complain
+from cloudray.cli.groups import Group
 from cloudray.version import __version__
 
 _SERVE, _LOOK, _MANAGE = "Serve", "Look", "Manage"
@@ -34,22 +34,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class _Lazily(TyperGroup):
+class _Lazily(Group):
     """A group whose commands are loaded when they are asked for."""
 
+    about_clusters = "status"
+
     def list_commands(self, ctx: Any) -> list[str]:
+        del ctx
         return list(COMMANDS)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if not args[0].startswith("-") and args[0] not in COMMANDS:
-            from cloudray.api.wording import did_you_mean
-
-            raise CommandError(
-                f"there is no command {args[0]!r}.{did_you_mean(args[0], COMMANDS)} "
-                "`cloudray --help` shows all.",
-                MISUSED,
-            )
-        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
@@ -72,8 +64,14 @@ app = typer.Typer(
 
 
 def _name(given: Sequence[str]) -> str:
-    """What the user called, without its options."""
-    return f"cloudray {given[0]}" if given and given[0] in COMMANDS else "cloudray"
+    """What the user called, without its options and arguments."""
+    names = ["cloudray"]
+    if given and given[0] in COMMANDS:
+        names.append(given[0])
+        command = typer.main.get_command(import_module(COMMANDS[given[0]][0]).app)
+        if len(given) > 1 and given[1] in getattr(command, "commands", ()):
+            names.append(given[1])
+    return " ".join(names)
 
 
 def _mistake(error: Any) -> str:
@@ -83,7 +81,8 @@ def _mistake(error: Any) -> str:
     if wrong is not None and "No such option" in error.message:
         question = f" Did you mean {' or '.join(nearby)}?" if nearby else ""
         return f"there is no option {wrong}.{question}"
-    return str(error.format_message())
+    usage = "" if error.ctx is None else f" {error.ctx.command.get_usage(error.ctx)}"
+    return f"{str(error.format_message()).rstrip('.')}.{usage}"
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from cloudray.cli.advice import advise, endpoint_of, how_to_renew
 from cloudray.cli.clusters import how_to_make, missing_folder, start_worker
 from cloudray.configuration import Configuration
 from cloudray.durations import show_duration
@@ -30,14 +31,13 @@ from cloudray.store import (
     Reliable,
     Store,
     StoreError,
-    TransientStoreError,
     drive,
     new_nonce,
     open_cluster,
     seal,
 )
 from cloudray.store.clocks import TOLERATED_S, describe_skew
-from cloudray.store.credentials import EXTRA, renewal
+from cloudray.store.credentials import EXTRA
 from cloudray.store.envelope import VERSION
 from cloudray.store.probe import FOLDER, probe
 from cloudray.store.profiles import source_of
@@ -90,13 +90,13 @@ def examine(chosen: Configuration) -> Iterator[Finding]:
             "store",
             Level.FAILURE,
             f"there is no directory {missing}",
-            "Make it, or start a worker there, which does.",
+            f"Start a worker there, which makes it: {start_worker(address)}",
         )
         return
     try:
         raw = open_cluster(address, key=chosen.key)
     except (ValueError, StoreError) as error:
-        yield Finding("store", Level.FAILURE, str(error))
+        yield _failure("store", error, address)
         return
     store = Reliable(raw, give_up_s=_PATIENCE_S)
     try:
@@ -138,7 +138,7 @@ def _aws(address: str) -> Finding:
     try:
         source = source_of(os.environ)
     except StoreError as error:
-        return Finding("credentials", Level.FAILURE, str(error))
+        return _failure("credentials", error, address)
     profile = f" of the profile {source.profile}" if source.profile else ""
     where = {
         "keys": "the environment (AWS_ACCESS_KEY_ID)",
@@ -152,10 +152,7 @@ def _aws(address: str) -> Finding:
         "container": "the role of this container",
         "machine": "the role of this machine, as neither environment nor profile has any",
     }.get(source.kind, source.kind)
-    own_service = "endpoint=" in address or any(
-        name in os.environ for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
-    )
-    if own_service or source.kind == "unsigned":
+    if endpoint_of(address) or source.kind == "unsigned":
         return Finding("credentials", Level.OK, f"from {where}{_shown_key(source.kind)}")
     try:
         who = _caller(source.profile)
@@ -171,7 +168,7 @@ def _aws(address: str) -> Finding:
             "credentials",
             Level.WARNING,
             f"from {where}, but AWS does not say whose they are: {error}",
-            renewal(source),
+            how_to_renew(),
         )
     return Finding("credentials", Level.OK, f"{who}, from {where}")
 
@@ -204,32 +201,33 @@ def _store(store: Store, chosen: Configuration) -> Iterator[Finding]:
     address = chosen.address or ""
     try:
         record = drive(store, look(address, chosen.key))
-    except TransientStoreError as error:
-        yield Finding("store", Level.FAILURE, str(error), "Try again, or look at the network.")
-        return
     except WrongKeyError as error:
-        yield Finding("key", Level.FAILURE, str(error))
+        yield _failure("key", error, address)
         return
     except RecordError as error:
-        yield Finding("record", Level.FAILURE, str(error))
+        yield _failure("record", error, address)
         return
     except StoreError as error:
-        yield Finding("store", Level.FAILURE, str(error))
+        yield _failure("store", error, address)
         return
     yield Finding("store", Level.OK, "it answers, and may be read")
     yield _record(record, address)
-    yield _checked("put-if-absent", lambda: _probe(store))
-    yield _checked("clock", lambda: _clock(store))
-    yield _checked("latency", lambda: _latency(store))
+    yield _checked("put-if-absent", address, lambda: _probe(store))
+    yield _checked("clock", address, lambda: _clock(store))
+    yield _checked("latency", address, lambda: _latency(store))
     if record is not None:
-        yield _checked("agents", lambda: _agents(store, record, address))
+        yield _checked("agents", address, lambda: _agents(store, record, address))
 
 
-def _checked(subject: str, look_at: Callable[[], Finding]) -> Finding:
+def _checked(subject: str, address: str, look_at: Callable[[], Finding]) -> Finding:
     try:
         return look_at()
     except (StoreError, RecordError) as error:
-        return Finding(subject, Level.FAILURE, str(error))
+        return _failure(subject, error, address)
+
+
+def _failure(subject: str, error: Exception, address: str) -> Finding:
+    return Finding(subject, Level.FAILURE, str(error), advise(error, address))
 
 
 def _record(record: Cluster | None, address: str) -> Finding:
@@ -328,7 +326,7 @@ def _agents(store: Store, record: Cluster, address: str) -> Finding:
             "agents",
             Level.WARNING,
             f"{shown}; they have refused {refused} stored records",
-            "Somebody without the cluster's key writes there: see the logs of the agents.",
+            "The logs of the agents say which, and what to do.",
         )
     versions = sorted({agent.version for agent in alive if agent.version})
     if versions not in ([], [__version__]):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cloudray.store.base import Store
 
 #: A store that does not answer for so long is not waited for.
-REACH_S = 15.0
+REACH_S = 5.0
 
 _HELP = (
     "The cluster: a URL such as s3://bucket/prefix or file:///folder, or the name of one in "

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cloudray.cli.errors import MISUSED, CommandError, told
+from cloudray.cli.groups import Group
 
 if TYPE_CHECKING:
     from cloudray.keyring import ClusterKey
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(cls=Group, add_completion=False)
 
 
 @app.callback()
@@ -44,16 +45,22 @@ def new(
     key = keyring.new_key()
     if out is None:
         typer.echo(key.text)
-        if sys.stdout.isatty():
-            typer.echo(
-                f"Its id is {key.id}. Keep it where the cluster's machines find it: in the "
-                f"variable {keyring.VARIABLE}, or in a file that {keyring.FILE_VARIABLE} names.",
-                err=True,
-            )
+        # The key alone goes to standard output, which may be a file.
+        typer.echo(
+            f"This is a new key, with the id {key.id}. Every driver and worker of the cluster "
+            f"needs it: in the variable {keyring.VARIABLE}, or in a file that "
+            f"{keyring.FILE_VARIABLE} names and only its user can read (chmod 600). Nobody can "
+            "tell it to you again.",
+            err=True,
+        )
         return
     with told(MISUSED):
         file = keyring.write_file(out, key)
-    typer.echo(f"The key {key.id} is in {file}: {keyring.FILE_VARIABLE}={file.absolute()}")
+    typer.echo(
+        f"The key {key.id} is in {file}, which only you can read. Copy it to every machine of the "
+        f"cluster, and say there:\n"
+        f"    export {keyring.FILE_VARIABLE}={shlex.quote(str(file.absolute()))}"
+    )
 
 
 @app.command("id")
@@ -73,7 +80,11 @@ def id_(
     with told(MISUSED, ValueError, OSError):
         key = keyring.read_file(file) if file is not None else _configured()
     if key is None:
-        raise CommandError(f"there is no key in {keyring.PLACES}.", MISUSED)
+        raise CommandError(
+            f"no key was found: it is looked for in {keyring.PLACES}. `cloudray key new` makes "
+            "one.",
+            MISUSED,
+        )
     typer.echo(key.id)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import typer
@@ -44,17 +45,20 @@ def _print(url: str, found: Standing) -> None:
     if found.agents:
         print_text("")
         print_table(
-            ("agent", "host", "CPUs free", "memory free", "others free", "python", "", "heard"),
+            ("agent", "host", "CPUs free", "memory free", "others free", "python", "is", "heard"),
             [_agent_row(agent) for agent in found.agents],
             right=(2, 3),
         )
-    else:
+    if not alive:
         print_text(f"No agent serves it. Start one: {start_worker(url)}")
+    dead = [agent for agent in found.agents if not agent.alive]
+    if dead:
+        print_text(_explain_silence(dead, time.time(), taken_over=bool(alive)))
     refused = sum(agent.refused for agent in found.agents)
     if refused:
         print_text(
-            f"Refused: {_several(refused, 'stored record')}. Somebody without the cluster's key "
-            "writes there; the logs of the agents say what."
+            f"Refused: {_several(refused, 'stored record')}, damaged or written by somebody "
+            "without the cluster's key; the logs of the agents say which."
         )
     if found.classes:
         print_text("")
@@ -68,6 +72,18 @@ def _print(url: str, found: Standing) -> None:
             print_text("")
         for each in waiting:
             print_text(f"{each.name}: {each.example or 'a task'}: {each.reason}")
+
+
+def _explain_silence(dead: list[AgentState], now_s: float, *, taken_over: bool) -> str:
+    """What became of agents that are silent for too long, and what becomes of their work."""
+    last_s = now_s - min(agent.silent_s or 0.0 for agent in dead)
+    since = f"{datetime.fromtimestamp(last_s).astimezone():%Y-%m-%d %H:%M:%S}"
+    one = len(dead) == 1
+    return (
+        f"{_several(len(dead), 'agent')} count{'s' * one} as dead: nothing was heard of "
+        f"{'it' if one else 'them'} since {since}. What {'it' if one else 'they'} held is taken "
+        + ("over by those with a free slot." if taken_over else "over by the next that starts.")
+    )
 
 
 def _agent_row(agent: AgentState) -> tuple[str, ...]:

@@ -75,6 +75,13 @@ def describe(results: Results, identifier: bytes) -> str:
     return "cancelled" if word.verb is Verb.CANCELLED else f"failed{_error_name(word)}"
 
 
+def describe_here(following: Following, identifier: bytes) -> str:
+    """The same for the driver that `following` is of: it knows what it has not stored yet."""
+    if ids.unit_of(identifier) in following.arriving:
+        return "being stored"
+    return describe(following.results, identifier)
+
+
 def _size_of(payload: codec.Buffer) -> int:
     stored = codec.stored_size(payload)
     return len(payload) if stored is None else stored

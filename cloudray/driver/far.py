@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from cloudray.bells.base import Doorbell, Silent
-from cloudray.driver.background import Background
+from cloudray.driver.background import Background, Errand
 from cloudray.driver.looking import Found, Looking, Open
 from cloudray.driver.ringing import Ringing
 from cloudray.driver.uploads import Uploads
@@ -35,6 +35,12 @@ _GROWTH = 1.5
 AGENTS_S, RARE_AGENTS_S = 0.5, 15.0
 
 
+class Stored(msgspec.Struct, frozen=True):
+    """A value is stored."""
+
+    unit: bytes
+
+
 class Unstored(msgspec.Struct, frozen=True):
     """A batch or value cannot be stored."""
 
@@ -54,7 +60,7 @@ class Seen(msgspec.Struct, frozen=True):
     beats: list[Heartbeat]
 
 
-Message = Found | Unstored | Looked | Seen
+Message = Found | Stored | Unstored | Looked | Seen
 
 
 class Far:
@@ -80,16 +86,16 @@ class Far:
         self.uploads = Uploads(
             store,
             self._background,
-            self._ringing.stored,
-            lambda unit, error: tell(Unstored(unit, error)),
             self._ringing,
+            lambda unit: tell(Stored(unit)),
+            lambda unit, error: tell(Unstored(unit, error)),
         )
         self._looking = Looking(store, self._background, tell, lambda news: tell(Looked(news)))
         self._delay_s = FIRST_LOOK_S
         self._looked_s = 0.0
         self._agents_s = 0.0
         self._agents_delay_s = AGENTS_S
-        self._watching = False
+        self._watching = Errand(self._background)
         #: the agents that were there at the last look, by the keys of their heartbeats
         self._beats: dict[str, Heartbeat] = {}
 
@@ -122,16 +128,10 @@ class Far:
 
     def watch(self, now_s: float) -> None:
         """Look at the agents, if that is due."""
-        if not self._watching and now_s - self._agents_s > self._agents_delay_s:
+        if not self._watching.busy and now_s - self._agents_s > self._agents_delay_s:
             self._agents_s = now_s
             self._agents_delay_s = min(self._agents_delay_s * _GROWTH, RARE_AGENTS_S)
-            try:
-                self._watching = True
-                if not self._background.spawn(self._watch()):
-                    self._watching = False
-            except BaseException:  # a Ctrl-C: the next one tries again
-                self._watching = False
-                raise
+            self._watching.begin(self._watch)
 
     def close(self) -> None:
         """End; what is not stored yet never will be."""
@@ -148,8 +148,6 @@ class Far:
         except (StoreError, RecordError) as error:
             # It is asked again; and whoever waits for values meets what does not pass.
             _log.debug("the agents cannot be looked at: %s", error)
-        finally:
-            self._watching = False
 
     async def _read_agents(self) -> list[Heartbeat]:
         """The agents there are. What an agent offers stays as it is, so each is read once."""

@@ -61,6 +61,8 @@ class Following:
         self.finished: set[bytes] = set()
         #: under which names our batches are queued
         self.names: dict[bytes, QueueName] = {}
+        #: values of ours on their way into a store that is far away, and whether anybody has asked
+        self.arriving: dict[bytes, bool] = {}
         #: by batch and index, when (monotonic) it was first seen that a task runs
         self.started_s: dict[bytes, dict[int, float]] = {}
 
@@ -146,6 +148,8 @@ class Following:
     def find(self, identifier: bytes) -> Word | None:
         """The final word on a value, if it is known here."""
         if identifier[25:27] == _PUT_MARK:
+            if self.arriving and ids.unit_of(identifier) in self.arriving:
+                return None
             if self._lost and (lost := self._lost.get(ids.unit_of(identifier))) is not None:
                 return lost
             return Word(0, Verb.DONE, (codec.stored(layout.put_object(identifier), 0),))
@@ -184,6 +188,18 @@ class Following:
             # it fits none of them nobody would ever find out: it would stay in the queue.
             drive(self._store, claims.retire(self.names[batch]))
         return batch
+
+    @property
+    def looks_for_any(self) -> bool:
+        """Whether there are journals to look at."""
+        return bool(self._open)
+
+    def asks_first(self, unit: bytes) -> bool:
+        """Somebody asks for a value: whether it is on its way, and he is the first to do so."""
+        if self.arriving.get(unit, True):
+            return False
+        self.arriving[unit] = True
+        return True
 
     def open_now(self) -> list[Open]:
         """What is waited for, for whoever looks at it elsewhere, and says so by `looked`."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from cloudray import ids
-from cloudray.driver.background import Background
+from cloudray.driver.background import Background, Errand
 from cloudray.protocol import journal as journals
 from cloudray.protocol.records import Entry, Verb, unseal
 from cloudray.store import layout
@@ -60,43 +60,37 @@ class Looking:
     ) -> None:
         """Both are called in the background's thread: `on_over` says whether there was news."""
         self._store = store
-        self._background = background
+        self._errand = Errand(background)
         self._on_found = on_found
         self._on_over = on_over
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
         self._news = False
-        #: a look is under way
-        self.busy = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a look is under way."""
+        return self._errand.busy
 
     def look(self, wanted: list[Open]) -> None:
-        """Begin a look at these journals."""
-        self._news = False
-        try:
-            self.busy = True
-            if not self._background.spawn(self._look(wanted)):
-                self.busy = False
-        except BaseException:  # a Ctrl-C: the next one tries again
-            self.busy = False
-            raise
+        """Begin a look at these journals, unless one is under way."""
+        self._errand.begin(lambda: self._look(wanted), lambda: self._on_over(self._news))
 
     async def _look(self, wanted: list[Open]) -> None:
+        self._news = False
+        groups: dict[str, list[Open]] = {}
+        for one in wanted:
+            groups.setdefault(layout.journals(one.batch), []).append(one)
+        work = []
+        for folder, members in groups.items():
+            if len(members) > MAX_PROBES:
+                work.append(self._list(folder, members))
+            else:
+                work += [self._probe(one) for one in members]
         try:
-            groups: dict[str, list[Open]] = {}
-            for one in wanted:
-                groups.setdefault(layout.journals(one.batch), []).append(one)
-            work = []
-            for folder, members in groups.items():
-                if len(members) > MAX_PROBES:
-                    work.append(self._list(folder, members))
-                else:
-                    work += [self._probe(one) for one in members]
             await asyncio.gather(*work)
         except StoreError:
             # Only what does not pass is raised: whoever waits meets it with a request of its own.
             self._news = False
-        finally:
-            self.busy = False
-            self._on_over(self._news)
 
     async def _probe(self, one: Open) -> None:
         """Read entry after entry until there is none, or the last that can be of use is read."""

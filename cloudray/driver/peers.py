@@ -149,7 +149,7 @@ class Peers:
 
     def wake(self) -> None:
         """Make a thread return that is in `wait`."""
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # it was woken already, or we have hung up
             self._waker.send(b"!")
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from cloudray import ids
-from cloudray.driver.describing import describe, final_word
+from cloudray.driver.describing import describe, describe_here, final_word
 from cloudray.driver.following import Following
 from cloudray.protocol.nodes import heartbeats
 from cloudray.protocol.reasons import why_queued
@@ -48,9 +48,7 @@ class Pending:
 
     def explain(self, refs: Sequence[ObjectRef[Any]], timeout_s: float) -> list[str]:
         """One line per ref, in their order: which task it is, and what that waits for."""
-        lines = [
-            f"{ids.short(ref.id)}: {describe(self._following.results, ref.id)}" for ref in refs
-        ]
+        lines = [f"{ids.short(ref.id)}: {describe_here(self._following, ref.id)}" for ref in refs]
         now_s = self._clock()
         # Who has no time to wait is polling, and pays for no answer but yes or no.
         if timeout_s > 0 and now_s - self._read_s >= _INTERVAL_S:
@@ -101,6 +99,8 @@ class _Reading:
         return f"{name}: {self._why(identifier, known)}"
 
     def _why(self, identifier: bytes, known: tuple[Task, Shape] | None) -> str:
+        if ids.index_of(identifier) == ids.PUT_INDEX:
+            return describe_here(self._following, identifier)
         word, runs = final_word(self._results, identifier)
         if word is not None:
             return describe(self._results, identifier)

@@ -3,7 +3,8 @@
 The order is what section "submit" of the protocol asks for: a put that names refs starts after
 the puts they name are acknowledged. Everything else travels side by side. What names something
 that is on its way is always taken in after it, so nothing waits in a circle; and what names
-something that could not be stored is not stored either.
+something that could not be stored is not stored either. A function, or code, that was refused is
+tried again with the next call that needs it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from cloudray import ids
 from cloudray.driver.background import Background
 from cloudray.driver.ringing import Ringing
+from cloudray.interrupts import Bell
 from cloudray.protocol import claims
 from cloudray.protocol.records import Batch
 from cloudray.store.base import Put, Store, StoreError
@@ -30,6 +33,9 @@ MAX_PENDING_BYTES = 64_000_000
 MAX_COPIED_BYTES = 1_000_000
 #: What a task takes beside its arguments, in bytes; roughly.
 _TASK_BYTES = 100
+#: Who waits is told when something has landed, and looks so often (s) whether a Ctrl-C came as he
+#: was to be told.
+_LOOK_S = 1.0
 
 #: What others may wait for: a batch, a value (both by unit), a function or a package of code (by
 #: digest).
@@ -52,91 +58,135 @@ class _Flight:
 
 
 class Uploads:
-    """Stores what a driver submits, without keeping it waiting."""
+    """Stores what a driver submits, without keeping it waiting.
+
+    Whoever waits here has a bell of his own (see driver/pump.py for why that is no `Condition`).
+    """
 
     def __init__(
         self,
         store: Store,
         background: Background,
-        on_stored: Callable[[QueueName, Batch], Awaitable[None]],
+        ringing: Ringing,
+        on_stored: Callable[[bytes], None],
         on_failed: Callable[[bytes, StoreError], None],
-        ringing: Ringing | None = None,
     ) -> None:
         """Both are called in the background's thread, and must not take the driver's lock.
 
-        `on_stored` hears of each batch, `on_failed` of each batch or value that will never be.
+        `on_stored` hears of each value, `on_failed` of each batch or value that will never be;
+        `ringing` of each batch before it is stored, so that a bell may ring beside that, and then.
         """
         self._store = store
         self._background = background
+        self._ringing = ringing
         self._on_stored = on_stored
         self._on_failed = on_failed
-        #: told of each batch before it is stored, so that a bell may ring beside that
-        self._ringing = ringing
         self._flights: dict[Unit, _Flight] = {}
         #: what will never be there
         self._failed: dict[Unit, StoreError] = {}
         #: of these nobody has been told by `wait`
         self._untold: dict[Unit, StoreError] = {}
+        #: functions and code that were refused, which are tried again when they are needed
+        self._refused: dict[str, Put] = {}
         self._pending_bytes = 0
-        self._changed = threading.Condition()
+        # Taken again by a signal handler that submits.
+        self._lock = threading.RLock()
+        #: of those who wait, in their order
+        self._bells: dict[Bell, None] = {}
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
 
     def batch(self, name: QueueName, batch: Batch) -> None:
         """Take in a batch; what it names was taken in before."""
         size_bytes = sum(len(task.arguments) + _TASK_BYTES for task in batch.tasks)
+        names = _named_by(batch)
+        self._try_again(names)
 
         async def store() -> None:
-            if self._ringing is not None:
-                self._ringing.begin(name, batch)
+            self._ringing.begin(name, batch)
             try:
                 await drive_async(self._store, claims.submit(name, batch))
             except BaseException:
-                if self._ringing is not None:
-                    self._ringing.fail(name)
+                self._ringing.fail(name)
                 raise
 
         async def stored() -> None:
-            await self._on_stored(name, batch)
+            await self._ringing.stored(name, batch)
 
-        self._take_in(name.batch, _named_by(batch), size_bytes, store, stored)
+        self._take_in(name.batch, names, size_bytes, store, stored)
 
     def put(self, unit: Unit, op: Put, names: Iterable[Unit] = ()) -> None:
-        """Take in a value that nobody changes any more, or a function."""
+        """Take in a value that nobody changes any more, or a function or code."""
 
         async def store() -> None:
-            await self._store.perform_async(op)
+            try:
+                await self._store.perform_async(op)
+            except StoreError:
+                if isinstance(unit, str):
+                    self._refused[unit] = op
+                raise
 
-        self._take_in(unit, names, size_of(op.body), store)
+        async def stored() -> None:
+            if isinstance(unit, bytes):
+                self._on_stored(unit)
+
+        self._take_in(unit, names, size_of(op.body), store, stored)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether whoever wants to submit more should wait first."""
+        return self._pending_bytes >= MAX_PENDING_BYTES
+
+    def await_room(self) -> None:
+        """Wait while too much is on its way. The driver's lock must not be held meanwhile."""
+        self._wait_until(lambda: not self.crowded)
 
     def wait(self, units: Iterable[Unit] | None = None) -> None:
         """Wait until these are stored (None: all there are now).
 
         Raises the `StoreError` of one that cannot be; of all, once whatever can be is stored.
         """
-        with self._changed:
-            if units is None:
-                for flight in list(self._flights.values()):
-                    while not flight.over:
-                        self._changed.wait()
+        if units is None:
+            with self._lock:
+                flights = list(self._flights.values())
+            self._wait_until(partial(_have_landed, flights))
+            with self._lock:
                 untold, self._untold = self._untold, {}
-                for error in untold.values():
-                    raise error
-                return
-            wanted = list(units)
+            for error in untold.values():
+                raise error
+            return
+        wanted = list(units)
+        self._try_again(wanted)
+        with self._lock:
             for unit in wanted:
-                if unit in self._failed:
+                if unit in self._failed and unit not in self._flights:
                     raise self._failed[unit]
             flights = [self._flights[unit] for unit in wanted if unit in self._flights]
-            for flight in flights:
-                while not flight.over:
-                    self._changed.wait()
-                if flight.error is not None:
-                    raise flight.error
+        for flight in flights:
+            self._wait_until(partial(_have_landed, [flight]))
+            if flight.error is not None:
+                raise flight.error
 
     def told(self, unit: Unit) -> None:
         """Whoever waits for it is told that it cannot be stored; `wait` for all need not say so."""
-        with self._changed:
+        with self._lock:
             self._untold.pop(unit, None)
+
+    def _wait_until(self, ready: Callable[[], bool]) -> None:
+        bell = Bell()
+        try:
+            self._bells[bell] = None
+            while not ready():
+                bell.listen(_LOOK_S)
+        finally:
+            self._bells.pop(bell, None)
+
+    def _try_again(self, names: Iterable[Unit]) -> None:
+        """Store functions and code after all that were refused before."""
+        if self._refused:
+            for name in names:
+                op = self._refused.get(name) if isinstance(name, str) else None
+                if op is not None:
+                    self.put(name, op)
 
     def _take_in(
         self,
@@ -144,27 +194,29 @@ class Uploads:
         names: Iterable[Unit],
         size_bytes: int,
         store: Callable[[], Awaitable[None]],
-        stored: Callable[[], Awaitable[None]] | None = None,
+        stored: Callable[[], Awaitable[None]],
     ) -> None:
-        with self._changed:
+        with self._lock:
             # A Ctrl-C may have come between taking it in and noting that.
             if unit in self._flights:
                 return
-            while self._flights and self._pending_bytes + size_bytes > MAX_PENDING_BYTES:
-                self._changed.wait()
-            before = [self._flights[name] for name in names if name in self._flights]
-            broken = next((self._failed[name] for name in names if name in self._failed), None)
             flight = _Flight(size_bytes)
-            flight.error = broken
+            before = []
+            for name in names:
+                # What was refused before may be on its way again.
+                if name in self._flights:
+                    before.append(self._flights[name])
+                elif name in self._failed:
+                    flight.error = self._failed[name]
         try:
-            with self._changed:
+            with self._lock:
                 self._flights[unit] = flight
                 self._pending_bytes += size_bytes
             spawned = self._background.spawn(self._fly(unit, flight, before, store, stored))
         except BaseException:
             # A Ctrl-C: whoever tries again finds it as if it had not been tried.
             if not flight.begun:
-                with self._changed:
+                with self._lock:
                     self._forget(unit, flight)
             raise
         if not spawned:
@@ -177,7 +229,7 @@ class Uploads:
         flight: _Flight,
         before: list[_Flight],
         store: Callable[[], Awaitable[None]],
-        stored: Callable[[], Awaitable[None]] | None,
+        stored: Callable[[], Awaitable[None]],
     ) -> None:
         flight.begun = True
         try:
@@ -194,7 +246,7 @@ class Uploads:
             raise
         finally:
             self._land(unit, flight)
-        if flight.error is None and stored is not None:
+        if flight.error is None:
             await stored()
 
     def _forget(self, unit: Unit, flight: _Flight) -> None:
@@ -203,7 +255,7 @@ class Uploads:
             self._pending_bytes -= flight.size_bytes
 
     def _land(self, unit: Unit, flight: _Flight) -> None:
-        with self._changed:
+        with self._lock:
             flight.over = True
             self._forget(unit, flight)
             if flight.error is not None:
@@ -212,10 +264,20 @@ class Uploads:
                     self._untold[unit] = flight.error
             else:
                 self._failed.pop(unit, None)
-            self._changed.notify_all()
+                if isinstance(unit, str):
+                    self._refused.pop(unit, None)
+        for bell in list(self._bells):
+            bell.ring()
         flight.arrived.set()
         if flight.error is not None and isinstance(unit, bytes):
             self._on_failed(unit, flight.error)
+
+
+def _have_landed(flights: list[_Flight]) -> bool:
+    """Whether all are over; those that are leave the list."""
+    while flights and flights[-1].over:
+        flights.pop()
+    return not flights
 
 
 def _named_by(batch: Batch) -> set[Unit]:

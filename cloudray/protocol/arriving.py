@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from cloudray.protocol.leases import silence_limit_s
 from cloudray.protocol.nodes import list_agents, read_heartbeats
 from cloudray.protocol.records import Cluster, Heartbeat
-from cloudray.protocol.standing import silence_limit_s
 from cloudray.store import layout
 from cloudray.store.base import Entry, Head, List
 from cloudray.store.procedures import Procedure

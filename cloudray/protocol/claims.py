@@ -48,7 +48,7 @@ class Early(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """What lies in the queue is no batch of ours: nobody may run it."""
+    """What lies in the queue is no batch of ours, or a record of it cannot be read: leave it."""
 
     error: RecordError
 
@@ -101,25 +101,38 @@ def claim(
     agent's work, reads what that has said last; and what must not run twice trusts no clock, and
     reads the journal again.
     """
-    stem = name.stem
-    create = Create(claim_of(stem, number), seal(Claim(agent)))
-    journal = Journal(name.batch, name.size)
-    entry_key = claim_of(stem, 0)
-    won = yield from _win(create, entry_key, journals.key(name.batch, 0), prompt)
+    create = Create(claim_of(name.stem, number), seal(Claim(agent)))
+    try:
+        won = yield from _win(create, claim_of(name.stem, 0), journals.key(name.batch, 0), prompt)
+    except VersionError as error:
+        return Refused(error)  # somebody of another version holds it
     if isinstance(won, Lost):
         return won
-    body, begun, is_read = won
-    is_read = is_read and (body is not None or carried is not None)
     try:
-        if not is_read:
-            body = yield Get(entry_key)
-        found = None if body is None else unseal(Batch, body, entry_key)
+        return (yield from _look_into(name, number, carried, *won))
     except RecordError as error:
-        # It is held by nobody then, which tells its submitter that it will not run.
+        # It is held by nobody then, which tells its submitter that it will not run; whoever can
+        # read it may go on, for nothing has started here.
         yield from give_back(name, number)
         return Refused(error)
-    if found is not None:
-        batch = found
+
+
+def _look_into(
+    name: QueueName,
+    number: int,
+    carried: Batch | None,
+    body: bytes | None,
+    begun: bytes | None,
+    is_read: bool,  # noqa: FBT001 - one of the three that `_win` returns
+) -> Procedure[Outcome]:
+    """See whether there is work left in a batch whose claim is ours."""
+    journal = Journal(name.batch, name.size)
+    entry_key = claim_of(name.stem, 0)
+    is_read = is_read and (body is not None or carried is not None)
+    if not is_read:
+        body = yield Get(entry_key)
+    if body is not None:
+        batch: Batch | None = unseal(Batch, body, entry_key)
     elif carried is not None and not any(task.origin for task in carried.tasks):
         batch = carried
     else:
@@ -187,17 +200,6 @@ def give_back(name: QueueName, number: int) -> Generator[Op, Any, bool]:
         return winner is None
 
 
-def still_last(name: QueueName, number: int) -> Generator[Op, Any, bool]:
-    """Whether no later claim than ours exists (for an agent that may have been thought dead)."""
-    while True:
-        number += 1
-        try:
-            later: bytes | None = yield Get(claim_of(name.stem, number))
-        except TamperedError:
-            continue  # who made it cannot have meant to run the batch
-        return later is None
-
-
 def holder(name: QueueName, last: int) -> Generator[Op, Any, str | None]:
     """Whom the last claim of a batch names (nobody: empty); None when it is gone meanwhile.
 
@@ -242,15 +244,54 @@ def why_lost(name: QueueName, journal: Journal) -> Procedure[str]:
     return ""
 
 
-def which_are_last(held: Sequence[tuple[QueueName, int]]) -> Procedure[list[bool]]:
-    """For each claim, whether no later one exists; many are asked for at once."""
+def still_last(name: QueueName, number: int, agent: str) -> Procedure[bool]:
+    """Whether a claim of ours still holds (for an agent that may have been thought dead)."""
+    return (yield from which_are_last([(name, number)], agent))[0]
+
+
+def which_are_last(held: Sequence[tuple[QueueName, int]], agent: str) -> Procedure[list[bool]]:
+    """For each claim of ours, whether it is there and no later one is; many are asked for at once.
+
+    Why ours must be there too: whoever took the batch over may have finished it, and its claims
+    been swept since, the later ones with ours; then the number may even be somebody else's. Two
+    GETs tell it, which cost a sixth of what a LIST does, and show whose hand each claim is.
+    """
     last: list[bool] = []
     for first in range(0, len(held), _MANY):
         some = held[first : first + _MANY]
-        keys = tuple(claim_of(name.stem, number + 1) for name, number in some)
-        later: list[bytes | None] = yield GetMany(keys)
-        last += [body is None for body in later]
+        ours = [claim_of(name.stem, number) for name, number in some]
+        next_ones = [claim_of(name.stem, number + 1) for name, number in some]
+        bodies: list[Any] = yield GetMany((*ours, *next_ones))
+        for (name, number), key, body, later in zip(
+            some, ours, bodies[: len(some)], bodies[len(some) :], strict=True
+        ):
+            is_last = _is_by(agent, body, key) and (
+                later is None
+                or (isinstance(later, TamperedError) and (yield from _is_none_after(name, number)))
+            )
+            last.append(is_last)
     return last
+
+
+def _is_by(agent: str, body: Any, key: str) -> bool:
+    """Whether a claim that this agent has made is there still."""
+    if body is None or isinstance(body, TamperedError):
+        return body is not None  # overwritten: its number is nobody else's
+    try:
+        return unseal(Claim, body, key).agent == agent
+    except RecordError:
+        return False
+
+
+def _is_none_after(name: QueueName, number: int) -> Procedure[bool]:
+    """Whether no later claim is there that is one of ours: others cannot mean to run the batch."""
+    while True:
+        number += 1
+        try:
+            later: bytes | None = yield Get(claim_of(name.stem, number))
+        except TamperedError:
+            continue
+        return later is None
 
 
 def retire(name: QueueName) -> Generator[Op, Any, None]:

@@ -1,7 +1,8 @@
 """Garbage: what is left in a bucket that nobody will ever ask for.
 
 Everything here may be interrupted, run again, and run by several at once, beside agents at work:
-what is removed was already of no use to anybody, whatever happens meanwhile. Ages are differences
+what is removed was already of no use to anybody, whatever happens meanwhile. What cannot be read is
+reported and left alone, with all that it may speak of; the rest is seen to. Ages are differences
 between two times of the store's own clock.
 """
 
@@ -13,7 +14,7 @@ from cloudray import ids
 from cloudray.protocol import endings
 from cloudray.protocol import journal as journals
 from cloudray.protocol.endings import DAY_S, Swept, over_after
-from cloudray.protocol.jobs import Listed, list_jobs, queued
+from cloudray.protocol.jobs import Listed, list_jobs, queued, report
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.leases import IDLE_LEASES
 from cloudray.protocol.listing import list_all
@@ -21,6 +22,7 @@ from cloudray.protocol.records import Cluster, Ending
 from cloudray.store import layout
 from cloudray.store.base import Delete, Head
 from cloudray.store.base import Entry as Line
+from cloudray.store.envelope import RecordError
 from cloudray.store.probe import FOLDER as PROBES
 from cloudray.store.procedures import Procedure
 from cloudray.values import codec
@@ -55,7 +57,10 @@ def collect(
     found: list[Found] = []
     jobs = yield from list_jobs()
     for listed in jobs:
-        found += yield from _collect_job(listed, now_s, dry_run=dry_run)
+        try:
+            found += yield from _collect_job(listed, now_s, dry_run=dry_run)
+        except RecordError as error:
+            report(error)
     known = {listed.id: listed for listed in jobs}
     found += yield from _collect_queue(known, settings, now_s, dry_run=dry_run)
     found += yield from _collect_old(
@@ -124,7 +129,11 @@ def _sweep_objects(listed: Listed, *, dry_run: bool) -> Procedure[Swept]:
     for batch, lines in by_batch.items():
         if batch in active:
             continue
-        named = yield from _named_objects(batch)
+        try:
+            named = yield from _named_objects(batch)
+        except RecordError as error:
+            report(error)
+            continue
         if named is not None:
             useless += [line for line in lines if line.key not in named]
     if not dry_run:
@@ -169,7 +178,11 @@ def _collect_queue(
                 continue
             # Only where the journal says that the batch is over: see `claims.sweep`.
             journal = Journal(name.batch, name.size)
-            yield from journals.catch_up(journal)
+            try:
+                yield from journals.catch_up(journal)
+            except RecordError as error:
+                report(error)
+                continue
             gone = journal.complete or (settings.ephemeral and not journal.next)
         if gone:
             if not dry_run:

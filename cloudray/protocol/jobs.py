@@ -5,9 +5,10 @@ What is not over of a job is in the queue, under names that begin with the job's
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,10 +22,12 @@ from cloudray.protocol.records import FORCE, Ending, Job, Verb, Word, unseal
 from cloudray.store import layout
 from cloudray.store.base import Entry as Line
 from cloudray.store.base import Get, GetMany, List
+from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName
 from cloudray.store.procedures import Procedure
 from cloudray.store.signing import TamperedError
 
+_log = logging.getLogger(__name__)
 _R = TypeVar("_R")
 #: How many objects are read at once.
 _MANY = 64
@@ -82,7 +85,7 @@ def list_jobs() -> Procedure[list[Listed]]:
         last = layout.parse_job(page[-1].key)
         after = page[-1].key if last is None else layout.beyond_job(last[0], last[1])
     listed = [Listed(days, job, started_s=began_s) for (days, job), began_s in found.items()]
-    return sorted((yield from _read_metas(listed)), key=lambda one: one.id)
+    return sorted((yield from _read_metas(listed, _readable)), key=lambda one: one.id)
 
 
 def find_job(identifier: bytes) -> Procedure[Listed | None]:
@@ -100,14 +103,18 @@ def read_job(identifier: bytes) -> Procedure[Listed]:
     return (yield from _read_metas([one]))[0]
 
 
-def _read_metas(listed: list[Listed]) -> Procedure[list[Listed]]:
+def _read_metas(
+    listed: list[Listed], opened: Callable[..., Any] | None = None
+) -> Procedure[list[Listed]]:
+    """Read the records of jobs; `opened` is what `trusted` is, or does more than that."""
+    opened = opened or trusted
     keys = [key for one in listed for key in (layout.meta(one.root), layout.ending(one.root))]
     bodies = yield from read_all(keys)
     return [
         msgspec.structs.replace(
             one,
-            job=trusted(Job, meta, layout.meta(one.root)),
-            ending=trusted(Ending, end, layout.ending(one.root)),
+            job=opened(Job, meta, layout.meta(one.root)),
+            ending=opened(Ending, end, layout.ending(one.root)),
         )
         for one, meta, end in zip(listed, bodies[::2], bodies[1::2], strict=True)
     ]
@@ -119,6 +126,21 @@ def trusted(kind: type[_R], body: bytes | None, key: str) -> _R | None:
         return None if body is None else unseal(kind, body, key)
     except TamperedError:
         return None
+
+
+def _readable(kind: type[_R], body: bytes | None, key: str) -> _R | None:
+    """What `trusted` is, but for one among many: where it cannot be read that is reported."""
+    try:
+        return trusted(kind, body, key)
+    except RecordError as error:
+        report(error)
+        return None
+
+
+def report(error: RecordError) -> None:
+    """Tell of a record that is left alone, because others are to be seen to as well."""
+    if not isinstance(error, TamperedError):  # which the store has reported
+        _log.warning("left alone: %s", error)
 
 
 def read_all(keys: list[str]) -> Procedure[list[bytes | None]]:
@@ -200,14 +222,23 @@ def cancel_all(
             return cancelled
         for name in fresh:
             seen.add(name.batch)
-            journal = Journal(name.batch, name.size)
-            yield from journals.catch_up(journal)
-            left = [index for index in range(name.size) if index not in journal.decided]
-            words = [Word(index, Verb.CANCELLED, said) for index in left]
-            yield from journals.append(journal, words, claim=0)
-            cancelled += sum(journal.decided[index].verb is Verb.CANCELLED for index in left)
-            if journal.complete:
-                yield from retire(name)
+            try:
+                cancelled += yield from _cancel(name, said, retire)
+            except RecordError as error:
+                report(error)
+
+
+def _cancel(
+    name: QueueName, said: tuple[bytes, ...], retire: Callable[[QueueName], Procedure[None]]
+) -> Procedure[int]:
+    journal = Journal(name.batch, name.size)
+    yield from journals.catch_up(journal)
+    left = [index for index in range(name.size) if index not in journal.decided]
+    words = [Word(index, Verb.CANCELLED, said) for index in left]
+    yield from journals.append(journal, words, claim=0)
+    if journal.complete:
+        yield from retire(name)
+    return sum(journal.decided[index].verb is Verb.CANCELLED for index in left)
 
 
 # -- why a value is not there --------------------------------------------------------------------

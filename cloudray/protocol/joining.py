@@ -30,16 +30,22 @@ def look(url: str, key: ClusterKey | None = None) -> Procedure[Cluster | None]:
     `RecordError` for a record that cannot be read, or of a newer protocol, and `StoreError` when
     there is none, but something else.
     """
+    claimed: bytes | None
     if key is not None:
         # A range is not checked: with another key this record could not be read, only refused.
         limit_bytes = layout.limit_of(layout.CLUSTER)
-        claimed: bytes | None = yield Get(layout.CLUSTER, 0, limit_bytes)
+        claimed = yield Get(layout.CLUSTER, 0, limit_bytes)
         if claimed is not None:
             _check_key(url, _read(claimed), key)
     # What it claims is not trusted: who forges it gains that nobody with the key comes in.
     try:
         body: bytes | None = yield Get(layout.CLUSTER)
     except TamperedError as error:
+        if key is None:
+            # Damaged; or the cluster has a key, as it says itself: again a range, not checked.
+            claimed = yield Get(layout.CLUSTER, 0, layout.limit_of(layout.CLUSTER))
+            if claimed is not None:
+                _check_key(url, _read(claimed), key)
         raise RecordError(f"{error} Restore that record, or name another place.") from error
     if body is not None:
         return _check_queue(url, _check_key(url, _read(body), key))
@@ -141,7 +147,7 @@ def _check_key(url: str, cluster: Cluster, key: ClusterKey | None) -> Cluster:
     if key is None and cluster.key_id:
         raise WrongKeyError(
             f"{url} has a key (its id is {cluster.key_id}), and none was found here. Keys are "
-            f"looked for in {PLACES}, in this order. Ask for it whoever made the cluster."
+            f"looked for in {PLACES}. Ask for it whoever made the cluster."
         )
     if key is not None and not cluster.key_id:
         raise WrongKeyError(
@@ -152,6 +158,7 @@ def _check_key(url: str, cluster: Cluster, key: ClusterKey | None) -> Cluster:
     if key is not None and key.id != cluster.key_id:
         raise WrongKeyError(
             f"{url} has the key {cluster.key_id}, and the one found here is {key.id} (from "
-            f"{key.source}). Keys are looked for in {PLACES}, in this order."
+            f"{key.source}). Keys are looked for in {PLACES}; `cloudray key id FILE` tells "
+            "the id of the key in a file."
         )
     return cluster

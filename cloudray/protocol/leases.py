@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from cloudray.protocol.records import Cluster
+from cloudray.protocol.records import Cluster, Heartbeat
 
 #: An agent that holds nothing shows itself rarely: it is taken for gone after so many leases.
 IDLE_LEASES = 10
 #: ... and beats this many times more rarely than one that holds something.
 _IDLE_BEATS = 6
+#: Times of objects are in whole seconds, and a heartbeat takes its time.
+_MARGIN_S = 2.0
 
 
 def is_frugal(settings: Cluster) -> bool:
@@ -18,6 +20,17 @@ def is_frugal(settings: Cluster) -> bool:
 def idle_beat_s(settings: Cluster) -> float:
     """How often an agent beats that holds nothing."""
     return settings.heartbeat_s * (_IDLE_BEATS if is_frugal(settings) else 1)
+
+
+def silence_limit_s(settings: Cluster, *, idle: bool) -> float:
+    """How long an agent may be silent that is alive, in seconds: one that does nothing, longer."""
+    usual_s = idle_beat_s(settings) if idle else settings.heartbeat_s
+    return settings.lease_s + usual_s + _MARGIN_S
+
+
+def is_alive(beat: Heartbeat, silent_s: float | None, settings: Cluster) -> bool:
+    """Whether an agent is not silent for too long; None where the store tells no times."""
+    return silent_s is None or silent_s <= silence_limit_s(settings, idle=beat.idle)
 
 
 class Observer:

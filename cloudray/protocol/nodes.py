@@ -6,10 +6,12 @@ from contextlib import suppress
 from typing import Any
 
 from cloudray.protocol.demand import from_units
+from cloudray.protocol.endings import store_time
+from cloudray.protocol.leases import is_alive
 from cloudray.protocol.listing import list_all
-from cloudray.protocol.records import Heartbeat, unseal
+from cloudray.protocol.records import Cluster, Heartbeat, unseal
 from cloudray.store import layout
-from cloudray.store.base import Entry, GetMany
+from cloudray.store.base import Entry, GetMany, RefusedError
 from cloudray.store.envelope import RecordError
 from cloudray.store.procedures import Procedure
 
@@ -42,13 +44,37 @@ def read_heartbeats(keys: tuple[str, ...]) -> Procedure[list[Heartbeat]]:
     return found
 
 
-def list_nodes() -> Procedure[list[dict[str, Any]]]:
-    """One dictionary per agent, with Ray's keys and what is free."""
-    beats = yield from heartbeats()
+def time_of(entries: list[Entry], otherwise_s: float) -> Procedure[float]:
+    """What time it is by the clock that dates these entries (UTC seconds).
+
+    Writes what shows that, and removes it. `otherwise_s` is the answer where entries have no dates,
+    and to whoever may only read, who so sees ages by a clock of his own.
+    """
+    if any(entry.modified_s is not None for entry in entries):
+        with suppress(RefusedError):
+            return (yield from store_time(otherwise_s))
+    return otherwise_s
+
+
+def list_nodes(settings: Cluster, otherwise_s: float) -> Procedure[list[dict[str, Any]]]:
+    """One dictionary per agent, with Ray's keys and what is free.
+
+    One that has been silent for too long is not alive; its heartbeat is removed some time later.
+    `otherwise_s` is as in `time_of`.
+    """
+    entries = yield from list_agents()
+    now_s = yield from time_of(entries, otherwise_s)
+    beats = yield from read_heartbeats(tuple(entry.key for entry in entries))
+    beaten_s = {entry.key: entry.modified_s for entry in entries}
+
+    def is_there(beat: Heartbeat) -> bool:
+        at_s = beaten_s.get(layout.agent(beat.agent))
+        return is_alive(beat, None if at_s is None else now_s - at_s, settings)
+
     return [
         {
             "NodeID": beat.agent,
-            "Alive": True,
+            "Alive": is_there(beat),
             "NodeManagerHostname": beat.host,
             "NodeManagerAddress": beat.host,
             "AgentSocket": beat.socket,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import msgspec
 
 from cloudray.protocol.demand import Demand, from_units, python_of
-from cloudray.protocol.endings import store_time
-from cloudray.protocol.leases import idle_beat_s
+from cloudray.protocol.leases import is_alive
 from cloudray.protocol.listing import PAGE, Listing
-from cloudray.protocol.nodes import list_agents
+from cloudray.protocol.nodes import list_agents, time_of
 from cloudray.protocol.reasons import ABOUT_TO_START, lacking, show_python, why_queued
 from cloudray.protocol.records import Batch, Claim, Cluster, Heartbeat, unseal
 from cloudray.store import layout
-from cloudray.store.base import Entry, Get, GetMany, List, RefusedError
+from cloudray.store.base import Entry, Get, GetMany, List
 from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName, claim_of
 from cloudray.store.procedures import Procedure
@@ -23,8 +21,6 @@ from cloudray.store.procedures import Procedure
 #: No more claims than so many are read to see whom they name: of the others it is assumed that
 #: somebody holds them.
 MAX_CLAIMS_READ = 1000
-#: Times of objects are in whole seconds, and a heartbeat takes its time.
-_MARGIN_S = 2.0
 
 
 class AgentState(msgspec.Struct, frozen=True):
@@ -94,10 +90,7 @@ def survey(settings: Cluster, now_s: float) -> Procedure[Standing]:
     not be written.
     """
     entries: list[Entry] = yield from list_agents()
-    if any(entry.modified_s is not None for entry in entries):
-        # Who may only read sees ages by his own clock.
-        with suppress(RefusedError):
-            now_s = yield from store_time(now_s)
+    now_s = yield from time_of(entries, now_s)
     bodies: list[bytes | None] = yield GetMany(tuple(entry.key for entry in entries))
     agents: list[AgentState] = []
     living: list[Heartbeat] = []
@@ -117,12 +110,6 @@ def survey(settings: Cluster, now_s: float) -> Procedure[Standing]:
     return Standing(tuple(agents), tuple(classes))
 
 
-def silence_limit_s(settings: Cluster, *, idle: bool) -> float:
-    """How long an agent may be silent that is alive, in seconds: one that does nothing, longer."""
-    usual_s = idle_beat_s(settings) if idle else settings.heartbeat_s
-    return settings.lease_s + usual_s + _MARGIN_S
-
-
 def _state_of(beat: Heartbeat, entry: Entry, settings: Cluster, now_s: float) -> AgentState:
     silent_s = None if entry.modified_s is None else max(0.0, now_s - entry.modified_s)
     return AgentState(
@@ -137,7 +124,7 @@ def _state_of(beat: Heartbeat, entry: Entry, settings: Cluster, now_s: float) ->
         beat.draining,
         beat.idle,
         silent_s,
-        silent_s is None or silent_s <= silence_limit_s(settings, idle=beat.idle),
+        is_alive(beat, silent_s, settings),
         beat.refused,
     )
 

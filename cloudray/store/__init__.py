@@ -42,13 +42,14 @@ if TYPE_CHECKING:
     from cloudray.store.opening import open_cluster
     from cloudray.store.reliable import Reliable
     from cloudray.store.room import Room, RoomSpec
-    from cloudray.store.signing import Signed, TamperedError
+    from cloudray.store.signing import DamagedError, Signed, TamperedError
     from cloudray.store.spilling import SpillingStore
     from cloudray.store.urls import open_store
 
 _LATER = {
     "Backoff": "cloudray.store.backoff",
     "Counting": "cloudray.store.counting",
+    "DamagedError": "cloudray.store.signing",
     "DirectoryStore": "cloudray.store.directory",
     "Fault": "cloudray.store.faults",
     "FaultPlan": "cloudray.store.faults",
@@ -81,6 +82,7 @@ __all__ = [
     "Buffer",
     "Counting",
     "Create",
+    "DamagedError",
     "Delete",
     "DirectoryStore",
     "Entry",

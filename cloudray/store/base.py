@@ -171,6 +171,10 @@ class RefusedError(StoreError):
     """The store refuses whoever asks, whatever he asks: no such bucket, or no permission."""
 
 
+class MissingBucketError(RefusedError):
+    """There is no bucket, or container, where the URL says."""
+
+
 class StoreFullError(StoreError, ObjectStoreFullError):
     """There is no room for what should be written: the message says where, and what to do.
 

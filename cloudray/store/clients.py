@@ -74,6 +74,10 @@ def connect(place: Place, *, once: bool) -> Client:
         config = {"endpoint": place.endpoint, "account_name": place.account}
         store = AzureStore
     else:
+        for name in ENDPOINTS:
+            if os.environ.get(name) == "":
+                # As good as none, but the client would take it for a URL, and panic.
+                del os.environ[name]
         profile = read_profile(os.environ)
         if profile.for_botocore is not None:
             from cloudray.store.credentials import BotocoreCredentials

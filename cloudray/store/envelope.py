@@ -7,7 +7,7 @@ Where each field begins, and how many bytes it has:
     5   1  kind
     6   2  reserved, zero
     8  16  nonce: fresh for every write, so that a writer can recognise its own
-   24  32  signature (HMAC-SHA-256), zero while a cluster has no key
+   24  32  signature (HMAC-SHA-256), without a key a checksum, and zero before it is written
    56   8  reserved, zero
 """
 

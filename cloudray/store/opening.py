@@ -22,9 +22,9 @@ def open_cluster(
 ) -> Store:
     """Open the store of the cluster at an address: what a `Reliable` is put around.
 
-    Its requests are counted in `ledger`; with a `key` what is written is signed, and what is read
-    is checked (see `Signed`, also for `private`). Which key the cluster has is only known once
-    its record is read: `protocol.joining.look` compares them.
+    Its requests are counted in `ledger`; what is written is signed, and what is read is checked,
+    without a `key` only against damage (see `Signed`, also for `private`). Which key the cluster
+    has is only known once its record is read: `protocol.joining.look` compares them.
 
     Raises what `open_store` raises.
 
@@ -41,5 +41,5 @@ def open_cluster(
 
 
 def sign(store: Store, key: ClusterKey | None, *, private: bool = False) -> Store:
-    """The store with signatures, where there is a key."""
-    return store if key is None else Signed(store, key, private=private)
+    """The store with signatures; without a key they only show what was damaged."""
+    return Signed(store, key, private=private)

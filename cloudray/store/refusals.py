@@ -18,6 +18,7 @@ from cloudray.store.base import (
     Get,
     GetIfChanged,
     Head,
+    MissingBucketError,
     Op,
     RefusedError,
     StoreError,
@@ -141,7 +142,7 @@ def judge(  # noqa: C901 - one line for each thing that can be wrong
     if _NO_BUCKET.search(text) or (
         said.absent and not isinstance(op, Get | GetIfChanged | Head | Delete)
     ):
-        raise RefusedError(
+        raise MissingBucketError(
             f"{doing(op)} failed: there is no bucket at {url}. Make it, or mend the URL."
         ) from error
     if said.absent:

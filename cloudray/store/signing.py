@@ -1,5 +1,9 @@
 """Signatures: what a cluster's key has not signed, nobody loads.
 
+A cluster without a key signs with one that everybody knows, `PUBLIC`: that keeps nobody out, but
+what was damaged or cut off on its way is found out in the same way. There a record without a
+signature has nothing to check, and passes.
+
 The signature of a record is an HMAC-SHA-256 over the key of the store where it lies, its header
 without the signature, and its payload. Because its place is signed too, a record that is copied
 elsewhere (a claim on another batch, an entry at another number, another job's) is refused like one
@@ -70,15 +74,22 @@ _ENDLESS = 1 << 50
 _REMEMBERED = 10_000
 
 
+#: The key of clusters that have none: not secret, so signatures with it are but checksums.
+PUBLIC = ClusterKey("crk_" + 43 * "A", "nowhere: everybody knows it")
+
+
 class TamperedError(RecordError):
     """A stored record that nobody with the cluster's key has written there. It was not loaded."""
 
+    #: why that may be, and what to do
+    advice = (
+        "Somebody without the cluster's key has written it, or changed it: find out who may write "
+        "to the store, then delete it."
+    )
+
     def __init__(self, key: str, what: str, url: str = "") -> None:
         where = f"{key} in {url}" if url else key
-        super().__init__(
-            f"{where} {what}, so it was not loaded. Somebody without the cluster's key has "
-            "written it, or changed it: find out who may write to the store, then delete it."
-        )
+        super().__init__(f"{where} {what}, so it was not loaded. {self.advice}")
         #: where it lies
         self.key = key
         #: completes "the record"
@@ -86,6 +97,18 @@ class TamperedError(RecordError):
 
     def __reduce__(self) -> Any:
         return RecordError, (str(self),)
+
+
+class DamagedError(TamperedError):
+    """A stored record that is not as it was written, in a cluster without a key.
+
+    It was not loaded.
+    """
+
+    advice = (
+        "It was damaged or cut off in the store or on its way, or lies where it was not written: "
+        "read it again; if that fails too, delete it and run again what made it."
+    )
 
 
 class Signer:
@@ -102,6 +125,8 @@ class Signer:
     def __init__(self, key: ClusterKey) -> None:
         # RFC 2104 by hand: copying what both of its hashes begin with takes half the time of
         # `hmac.digest`, which is most of what a small record costs.
+        #: whether what it signs is only protected against accidents
+        self.public = key == PUBLIC
         block = key.secret.ljust(_BLOCK_BYTES, b"\0")
         self._inner = hashlib.sha256(block.translate(_INNER))
         self._outer = hashlib.sha256(block.translate(_OUTER))
@@ -129,12 +154,18 @@ class Signer:
         if len(record) < HEADER_BYTES:
             return False
         if len(record) <= PART_BYTES:
-            signature = self.hash_whole(place, record)
-            return hmac.compare_digest(signature, record[SIGNATURE])
+            return self.accepts(record, self.hash_whole(place, record))
         passing = Signature(self, place)
         for number, part in enumerate(parts_of(record)):
             passing.add(number, part)
         return passing.is_valid()
+
+    def accepts(self, header: Buffer, signature: bytes) -> bool:
+        """Whether a record's header holds this signature, or need hold none."""
+        found = header[SIGNATURE]
+        if hmac.compare_digest(signature, found):
+            return True
+        return self.public and found == _UNSIGNED and is_header(header)
 
     def hash_whole(self, place: str, record: Buffer) -> bytes:
         """The signature of a record that fits into one part."""
@@ -225,7 +256,7 @@ class Signature:
     def is_valid(self) -> bool:
         """Whether the parts make up a record that was signed for its place with our key."""
         header = self._first[:HEADER_BYTES]
-        return hmac.compare_digest(self._compute(header), header[SIGNATURE])
+        return self._signer.accepts(header, self._compute(header))
 
     def check(self) -> None:
         """Raise `TamperedError` unless `is_valid`."""
@@ -259,20 +290,22 @@ class Signed(Wrapper):
     can be checked: whoever reads a record in parts does so with `signature`.
     """
 
-    def __init__(self, store: Store, key: ClusterKey, *, private: bool = False) -> None:
-        """Sign with `key` what goes into `store`.
+    def __init__(
+        self, store: Store, key: ClusterKey | None = None, *, private: bool = False
+    ) -> None:
+        """Sign with `key` what goes into `store`; None: with `PUBLIC`.
 
         `private`: the store is a folder that only this user can enter, and goes with its driver.
-        There large values are neither signed nor checked, for they are mapped and shared, and
-        hashing them would take longer than all the rest. Elsewhere no file is mapped, because
-        others could change it after it was checked: it is copied, and the copy checked.
+        There, and in any directory without a key, large values are neither signed nor checked, for
+        they are mapped and shared, and hashing them would take longer than all the rest. With a
+        key no other file is mapped, because others could change it after it was checked: it is
+        copied, and the copy checked.
         """
         super().__init__(store)
         self._raw = store.perform
         self._raw_async = store.perform_async
-        self._private = private
-        self.key_id = key.id
-        self.signer = Signer(key)
+        self._private = private or (key is None and store.url.startswith("file:"))
+        self.signer = Signer(key or PUBLIC)
         #: records that were refused, and why
         self._refused: dict[str, str] = {}
 
@@ -325,7 +358,13 @@ class Signed(Wrapper):
 
     def refuse(self, key: str, what: str) -> TamperedError:
         """The error to raise for a record, which is reported the first time."""
-        error = TamperedError(key, what, self.url)
+        if self.signer.public:
+            error: TamperedError = DamagedError(key, what, self.url)
+            if key == layout.CLUSTER:
+                # Whoever joins says so, or that the cluster has a key.
+                return error
+        else:
+            error = TamperedError(key, what, self.url)
         if key not in self._refused:
             if len(self._refused) < _REMEMBERED:
                 self._refused[key] = what
@@ -347,6 +386,12 @@ class Signed(Wrapper):
         if self._is_trusted(op.key):
             return
         check_file(op)
+        try:
+            self._write_signature(op)
+        except OSError as error:
+            raise StoreError(f"cannot sign {op.path} to make it {op.key}: {error}") from error
+
+    def _write_signature(self, op: Adopt) -> None:
         passing = Signature(self.signer, op.key)
         descriptor = os.open(op.path, os.O_RDWR)
         try:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,6 @@ import cloudray as ray
 from cloudray.cli.app import run
 from cloudray.exceptions import ObjectLostError, TaskCancelledError
 from cloudray.store import layout
-from tests import servers
 from tests.buckets import credentials
 from tests.integration.drivers import LIMIT_S, press_ctrl_c, run_driver, start_driver
 from tests.integration.places import Place, place_at
@@ -43,19 +46,13 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 LEVELS = [1, 3, 7, 15, 31]
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[servers.Server]:
-    with servers.moto() as server, credentials():
-        yield server
-
-
 @pytest.fixture
 def directory(no_cluster: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - none before
     with place_at(f"file://{tmp_path}/cluster?durable=false", tmp_path) as place:
         yield place
 
 
-@pytest.fixture(params=["directory", "bucket"])
+@pytest.fixture(params=["directory", "localstack", "radosgw"])
 def place(
     request: pytest.FixtureRequest,
     no_cluster: None,  # noqa: ARG001 - none before
@@ -64,8 +61,8 @@ def place(
     if request.param == "directory":
         address = f"file://{tmp_path}/cluster?durable=false"
     else:
-        address = request.getfixturevalue("bucket").address(tmp_path.name)
-    with place_at(address, tmp_path) as made:
+        address = request.getfixturevalue(request.param).address(tmp_path.name)
+    with credentials(), place_at(address, tmp_path) as made:
         yield made
 
 
@@ -141,6 +138,29 @@ def test_who_leaves_work_behind_is_told_how_to_collect_and_to_stop_it(
     assert f"cloudray jobs cancel {job}" in said
     assert f'cloudray.get_job("{job}").refs()' in said
     assert directory.queue(job) == 500
+
+
+def test_what_a_program_submits_as_it_ends_is_stored(directory: Place, tmp_path: Path) -> None:
+    synced = directory.address.partition("?")[0]
+    ended = run_driver(
+        f"""
+        import atexit
+        import cloudray
+
+        @cloudray.remote
+        def double(number):
+            return 2 * number
+
+        cloudray.init({synced!r})
+
+        @atexit.register
+        def submit():
+            refs = [double.remote(cloudray.put(number)) for number in range(3)]
+            print(cloudray.get_runtime_context().get_job_id())
+        """,
+        tmp_path,
+    )
+    assert directory.queue(ended.out.strip()) == 3
 
 
 # -- looking at jobs -----------------------------------------------------------------------------
@@ -286,6 +306,27 @@ def test_values_of_a_deleted_job_are_lost_since_then(place: Place, tmp_path: Pat
 # -- the commands --------------------------------------------------------------------------------
 
 
+def test_a_list_says_of_each_job_how_far_it_is(directory: Place, cloudray: Cli) -> None:
+    assert cloudray.said("jobs", "list", directory.address).startswith("no jobs yet: ")
+    directory.start_agent("--num-cpus", "1")
+    for name, failing in (("good", 0), ("bad", 1)):
+        ray.init(directory.address, job=name)
+        refs = [say.remote("hello"), *(fail.remote() for _ in range(failing))]
+        ray.wait(refs, num_returns=len(refs))
+        ray.shutdown()
+    ray.init(directory.address, job="stopped")
+    never = say.options(num_cpus=100).remote("never")
+    ray.wait([never], timeout=0)
+    ray.shutdown()
+    cloudray.said("jobs", "cancel", "stopped", directory.address)
+    lines = cloudray.said("jobs", "list", directory.address).splitlines()[1:]
+    assert [re.split("  +", line)[1:-2] for line in lines] == [
+        ["good", "SUCCEEDED", "1/1"],
+        ["bad", "FAILED", "1/2", "1 failed"],
+        ["stopped", "STOPPED", "0/1", "1 cancelled"],
+    ]
+
+
 class Cli:
     """The command `cloudray`, run in this process."""
 
@@ -328,8 +369,13 @@ def test_a_jobs_life_by_commands(directory: Place, cloudray: Cli) -> None:
     (listed,) = cloudray("jobs", "list", address)
     assert (listed["job"], listed["name"], listed["retention_days"]) == (job, "nightly", 7)
     shown = cloudray("jobs", "show", "nightly", address)
+    assert {name: shown[name] for name in listed} == listed
     assert shown["status"] == "RUNNING"
+    assert datetime.fromisoformat(shown["started_at"]) <= datetime.now(UTC)
+    assert shown["host"] == socket.gethostname()
+    assert (shown["ended_at"], shown["ended_reason"]) == (None, None)
     assert shown["tasks"] == {
+        "total": 2,
         "done": 1,
         "failed": 0,
         "cancelled": 0,
@@ -340,10 +386,20 @@ def test_a_jobs_life_by_commands(directory: Place, cloudray: Cli) -> None:
     assert {ref.id.hex(), stuck.id.hex()} == set(shown["refs"])
     wait_until(lambda: "hello from a task" in cloudray("jobs", "logs", job, address)["logs"])
     assert cloudray("jobs", "cancel", job, address) == {"job": job, "cancelled": 1}
+    said = cloudray.said("jobs", "cancel", job, address)
+    assert said == f"job {job} (nightly) has nothing left to cancel\n"
     assert cloudray("jobs", "show", job, address)["status"] == "STOPPED"
     assert "say --yes" in cloudray.complaint("jobs", "delete", job, address)
-    assert "its job was deleted" in cloudray("jobs", "delete", job, address, "--yes")["ended"]
-    assert cloudray("jobs", "show", "nightly", address)["status"] == "DELETED"
+    assert "say --yes" in cloudray.complaint("jobs", "delete", job, address, "--json")
+    assert cloudray("jobs", "show", job, address)["status"] == "STOPPED"
+    deleted = cloudray("jobs", "delete", job, address, "--yes")
+    assert deleted["ended_reason"] == "its job was deleted"
+    assert abs(datetime.fromisoformat(deleted["ended_at"]) - datetime.now(UTC)) < timedelta(days=1)
+    shown = cloudray("jobs", "show", "nightly", address)
+    assert (shown["status"], shown["tasks"]) == ("DELETED", None)
+    # Its record is gone, but its id tells when it began.
+    began, told = (datetime.fromisoformat(one["started_at"]) for one in (listed, shown))
+    assert abs(began - told) < timedelta(hours=1)
     (collected,) = [one for one in directory.keys(layout.JOBS) if one.endswith("meta.deleted")]
     assert collected
 
@@ -351,7 +407,8 @@ def test_a_jobs_life_by_commands(directory: Place, cloudray: Cli) -> None:
 def test_a_job_that_there_is_not_is_named_in_one_sentence(directory: Place, cloudray: Cli) -> None:
     said = cloudray.complaint("jobs", "show", "never", directory.address)
     assert said.count("\n") == 1
-    assert "no job 'never'" in said
+    command = f"cloudray jobs list {shlex.quote(directory.address)}"
+    assert f"no job 'never': `{command}` lists those" in said
 
 
 def test_people_see_tables(directory: Place, cloudray: Cli) -> None:
@@ -359,10 +416,12 @@ def test_people_see_tables(directory: Place, cloudray: Cli) -> None:
     job = ray.get_runtime_context().get_job_id()
     refs = [say.remote("never") for _ in range(30)]
     ray.shutdown()
-    header, line = cloudray.said("jobs", "list", directory.address, "--counts").splitlines()
-    assert header.split() == ["job", "name", "started", "host", "days", "status", "tasks"]
-    assert line.startswith(f"{job}  nightly [1]  ")
-    assert line.rstrip().endswith("PENDING  30 pending")
+    header, line = cloudray.said("jobs", "list", directory.address).splitlines()
+    assert header.split() == ["job", "name", "status", "done", "started", "host"]
+    assert line.startswith(f"{job}  nightly [1]  PENDING  0/30  30 pending  20")
+    assert line.endswith(socket.gethostname())
+    quick = cloudray("jobs", "list", directory.address, "--no-counts")
+    assert [(one["status"], one["tasks"]) for one in quick] == [(None, None)]
     shown = cloudray.said("jobs", "show", "nightly [1]", directory.address)
     assert "and 10 more: --all shows them" in shown
     everything = cloudray.said("jobs", "show", job, directory.address, "--all")

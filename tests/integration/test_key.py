@@ -19,7 +19,9 @@ from cloudray import configuration
 from cloudray.cli.app import run
 from cloudray.exceptions import ObjectLostError
 from cloudray.keyring import new_key, read_file, write_file
+from cloudray.protocol.records import Cluster, unseal
 from cloudray.store import layout, open_store
+from cloudray.store.signing import PUBLIC, Signer
 from tests import buckets
 from tests.integration.clusters import Embedded
 from tests.integration.drivers import run_driver
@@ -82,6 +84,33 @@ def family_of(pid: int) -> list[psutil.Process]:
 
 
 # -- with it ---------------------------------------------------------------------------------------
+
+
+def test_what_a_program_submits_as_it_ends_is_signed_and_stored(
+    keyed: Keyed,
+    no_cluster: None,  # noqa: ARG001 - none before
+    tmp_path: Path,
+) -> None:
+    # What is so large is signed on a thread of its own, while there may be one.
+    run_driver(
+        f"""
+        import atexit
+        from pathlib import Path
+        import cloudray
+
+        content = bytes(2_000_000)
+
+        @cloudray.remote
+        def write(path):
+            Path(path).write_bytes(content)
+
+        cloudray.init({keyed.address!r})
+        atexit.register(lambda: write.remote({str(tmp_path / "written")!r}) and None)
+        """,
+        tmp_path,
+        env={"CLOUDRAY_KEY": keyed.key.text},
+    )
+    keyed.wait((tmp_path / "written").exists)
 
 
 @pytest.mark.usefixtures("joined")
@@ -223,7 +252,10 @@ def test_a_cluster_without_a_key_stays_one(tmp_path: Path) -> None:
     address = (tmp_path / "cluster").as_uri()
     ray.init(address)
     ray.shutdown()
-    assert open_store(address).get(layout.CLUSTER, 24, 56) == bytes(32)
+    body = open_store(address).get(layout.CLUSTER)
+    assert body is not None
+    assert unseal(Cluster, body, layout.CLUSTER).key_id == ""
+    assert Signer(PUBLIC).is_valid(layout.CLUSTER, body)
     with pytest.raises(ConnectionError, match="has no key, and one was found here"):
         ray.init(address, key=OTHER.text)
 
@@ -347,4 +379,4 @@ def test_a_new_key_is_printed_or_written(
     assert capsys.readouterr().out.strip() not in {key.id, ""}
     monkeypatch.delenv("CLOUDRAY_KEY")
     assert run(["key", "id"]) != 0
-    assert "there is no key in" in capsys.readouterr().err
+    assert "no key was found: it is looked for in" in capsys.readouterr().err

@@ -325,7 +325,7 @@ def test_a_future_keeps_its_value_until_it_has_ended() -> None:
     slow.add_done_callback(lambda _: go.wait(LIMIT_S))
     refs = put_and_return.remote(array()).future()
     client: Any = context.client()
-    assert becomes(lambda: not client._futures)
+    assert becomes(lambda: not client._promises)
     collect()
     go.set()
     assert large.result(LIMIT_S).sum() == array().sum()

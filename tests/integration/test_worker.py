@@ -88,7 +88,9 @@ def test_a_worker_serves_a_cluster_and_says_what_it_offers(folder: Path, address
         running.signal()
         assert running.wait() == 0
         assert running.said[1] == "SIGTERM: leaves"
-        assert re.fullmatch(r"left after .*: 10 tasks run, of \d+ batch.*", running.said[2])
+        assert re.fullmatch(
+            r"left after .*: 10 tasks run, 0 given back, with \d+ priced requests", running.said[2]
+        )
     assert agents(address) == []
 
 
@@ -108,12 +110,14 @@ def test_a_signal_lets_what_runs_finish_and_gives_back_the_rest(
             assert "1 running task may take 10 min more (another signal stops at once)" in said
             (folder / "first.may-end").touch()
             assert running.wait() == 0
+            assert running.said[-1].startswith("left after ")
+            # It may have left before it had claimed what waited.
+            assert re.search(": 1 task run, [01] given back, with ", running.said[-1])
             assert not (folder / "second.runs").exists()
             (folder / "second.may-end").touch()
             (folder / "next").mkdir()
             with worker(folder / "next", address, "--num-cpus", "1"):
                 assert ray.get([first, second]) == ["first", "second"]
-        assert running.said[-1].startswith("left after ")
 
 
 @pytest.mark.usefixtures("no_cluster")

@@ -333,7 +333,7 @@ class Agent(Process):
     def doubt(self, *phase: Any) -> Run:
         """Let go of the batch if somebody took it over."""
         given, heard, name, number, *_ = phase
-        if (yield from claims.still_last(name, number)):
+        if (yield from claims.still_last(name, number, self.tag)):
             return ("work", *phase)
         return ("look", given, heard)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,8 @@ class Refusing(MemoryStore):
 class Wire(asyncio.Transport):
     """One end of a connection: what was sent through it, as messages."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, carrier: socket.socket | None = None) -> None:
+        super().__init__({"socket": carrier})
         self.messages: list[Message] = []
         self.unread_bytes = 0
         self.closed = False
@@ -119,7 +120,9 @@ class Executor:
     def __init__(self, worker: Worker, pid: int, output: tuple[int, int]) -> None:
         self.worker = worker
         self.pid = pid
-        self.wire = Wire()
+        carrier, self._socket = socket.socketpair()
+        self.wire = Wire(carrier)
+        self._carrier = carrier
         self._protocol: asyncio.Protocol
         self._output = output
         self._exit_read, self._exit_write = os.pipe()
@@ -163,6 +166,10 @@ class Executor:
         if isinstance(message, m.Returned):
             self._ended.update(message.tickets)
         self._protocol.data_received(pack(message))
+
+    def say_last(self, message: Message) -> None:
+        """Say something that the loop does not read before it notices that it has ended."""
+        self._socket.sendall(pack(message))
 
     def begin(self, call: m.Call) -> None:
         """Show a call as the one that runs."""
@@ -208,6 +215,8 @@ class Executor:
         self.die()
         for descriptor in (self._exit_read, *self._output):
             os.close(descriptor)
+        self._carrier.close()
+        self._socket.close()
 
 
 class Stage:
@@ -295,6 +304,8 @@ class Bench:
             for output in worker.outputs:
                 with contextlib.suppress(OSError):
                     os.close(output._descriptor)
+            if worker.connection is not None:
+                worker.connection.close()
         for executor in self.executors:
             executor.close()
 
@@ -439,3 +450,13 @@ def held_of(batch: Batch, *, claim: int = 1, now_s: float = 0.0) -> Held:
     """A batch that somebody has just claimed."""
     journal = Journal(batch.id, len(batch.tasks), once=batch.once)
     return Held(name_of(batch), Won(batch, journal, claim), knowns_of(batch), JOB.id, now_s)
+
+
+async def warm_up(bench: Bench, count: int = 1, *, name: str = "f") -> list[Executor]:
+    """Executors that have run something already and wait for more."""
+    batch = batch_of(count, shape_of(name), number=1000 + len(bench.executors))
+    await bench.hold(batch)
+    for executor in bench.executors[-count:]:
+        executor.end(*executor.calls)
+    await bench.settle()
+    return bench.executors[-count:]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import pytest
 
 from cloudray.agent.connection import Connection
@@ -72,6 +75,39 @@ def test_nothing_is_sent_into_a_connection_that_closes(connection: Connection, w
 def test_a_peer_that_has_gone_is_reported(connection: Connection, closed: list[Connection]) -> None:
     connection.connection_lost(None)
     assert closed == [connection]
+
+
+async def test_what_a_peer_said_last_is_heard_though_a_write_to_it_has_failed(
+    heard: list[Message],
+) -> None:
+    carrier, peer = socket.socketpair()
+    closed = asyncio.Event()
+    connection = Connection(lambda _, message: heard.append(message), lambda _: closed.set())
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(lambda: connection, sock=carrier)
+    connection.keep()
+    connection.send(Leave())
+    peer.sendall(pack(Ask(1, "nodes")))
+    peer.close()
+    connection.send(Recall())
+    await closed.wait()
+    assert heard == []
+    connection.hear_out()
+    assert heard == [Ask(1, "nodes")]
+
+
+async def test_a_peer_hears_that_it_is_not_heard_any_more() -> None:
+    carrier, peer = socket.socketpair()
+    closed = asyncio.Event()
+    connection = Connection(lambda *_: None, lambda _: closed.set())
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(lambda: connection, sock=carrier)
+    connection.keep()
+    transport.abort()
+    await closed.wait()
+    with peer:
+        assert peer.recv(1) == b""
+    connection.close()
 
 
 def test_nothing_happens_to_messages_for_a_peer_that_has_gone(

@@ -8,7 +8,16 @@ from cloudray.protocol import messages as m
 from cloudray.protocol.records import Claim, Heartbeat, Task, Verb, unseal
 from cloudray.store import layout
 from cloudray.store.layout import claim_of
-from tests.unit.agent.bench import SETTINGS, VALUE, Bench, Wire, batch_of, name_of, ref
+from tests.unit.agent.bench import (
+    SETTINGS,
+    VALUE,
+    Bench,
+    Refusing,
+    Wire,
+    batch_of,
+    name_of,
+    ref,
+)
 from tests.unit.agent.conftest import Make
 from tests.unit.protocol.builders import done
 
@@ -121,6 +130,22 @@ async def test_an_agent_that_drains_gives_back_what_nobody_has_touched(bench: Be
     await bench.agent.drain(patience_s=10)
     assert last_holder(bench, name_of(batch).stem) == ""
     assert bench.words(batch) == []
+    assert bench.agent.tasks_given_back == 1
+
+
+async def test_what_cannot_be_given_back_keeps_nothing_else(make_bench: Make) -> None:
+    store = Refusing()
+    bench = make_bench(store=store)
+    first, second = (
+        batch_of(number=number, tasks=[Task(0, b"", b"", (ref(SOURCE),))]) for number in (1, 2)
+    )
+    for batch in (first, second):
+        await bench.hold(batch)
+    store.refused = claim_of(name_of(first).stem, 2)
+    await bench.agent.drain(patience_s=10)
+    assert last_holder(bench, name_of(first).stem) == bench.agent.id
+    assert last_holder(bench, name_of(second).stem) == ""
+    assert bench.agent.tasks_given_back == 1
 
 
 async def test_it_gives_away_what_has_not_started_and_finishes_what_has(bench: Bench) -> None:
@@ -135,6 +160,7 @@ async def test_it_gives_away_what_has_not_started_and_finishes_what_has(bench: B
     await drain
     decided = bench.journal(batch).decided
     assert [decided[index] for index in (0, 1)] == [done(0, VALUE), done(1, VALUE)]
+    assert bench.agent.tasks_given_back == 3
 
 
 async def test_it_does_not_wait_for_ever(bench: Bench) -> None:

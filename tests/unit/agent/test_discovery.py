@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,9 @@ from cloudray.agent import holders
 from cloudray.agent.rings import MAX_ASIDE, MAX_LOSSES
 from cloudray.bells.base import Heard
 from cloudray.bells.hints import Hint
+from cloudray.protocol import claims
 from cloudray.protocol.records import Batch, Claim, Task, seal, unseal
-from cloudray.store import Delete, Ledger, layout
+from cloudray.store import Delete, Get, Ledger, MemoryStore, Op, StoreError, drive, layout
 from cloudray.store.layout import QueueName, claim_of
 from tests.unit.agent.bench import (
     SETTINGS,
@@ -687,3 +689,39 @@ async def test_what_the_queue_shows_to_be_taken_is_a_candidate_no_more(bench: Be
     bench.claim(name, 1, "other")
     await bench.discovery.scan()
     assert messages.taken == [True]
+
+
+# -- a store that fails ------------------------------------------------------------------------
+
+
+class Failing(MemoryStore):
+    """A store that lists what it cannot read."""
+
+    fails = False
+
+    def perform(self, op: Op) -> Any:
+        if self.fails and isinstance(op, Get):
+            raise StoreError("no permission")
+        return super().perform(op)
+
+
+async def test_a_scan_that_fails_midway_leaves_everybody_under_watch(make_bench: Make) -> None:
+    store = Failing()
+    bench = make_bench(store=store)
+    for number, agent in enumerate(("one", "other")):
+        bench.claim(bench.publish(batch_of(1, number=number)), 1, agent)
+    await bench.discovery.scan()
+    bench.claim(bench.publish(batch_of(1, number=2)), 1, "third")
+    store.fails = True
+    with pytest.raises(StoreError):
+        await bench.discovery.scan()
+    assert bench.discovery._watched.agents == {"one", "other"}
+
+
+async def test_who_holds_nothing_any_more_is_not_watched(bench: Bench) -> None:
+    name = bench.publish(batch_of(1))
+    bench.claim(name, 1, "one")
+    await bench.discovery.scan()
+    drive(bench.store, claims.retire(name))
+    await bench.discovery.scan()
+    assert not bench.discovery.watching

@@ -323,7 +323,7 @@ async def test_what_an_executor_submits_is_rung_for_if_others_should_take_it(
 ) -> None:
     parent, child = tick(1, size), tick(2)
     await bench.hold(parent)
-    bench.agent._others = {f"other {number}" for number in range(others)}
+    bench.agent._others.ids = {f"other {number}" for number in range(others)}
     bench.discovery.others = others
     store_job(bench.store, child)
     name = name_of(child)

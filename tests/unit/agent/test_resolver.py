@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from cloudray.agent.resolver import Resolver
 from cloudray.exceptions import ObjectLostError
 from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Entry, Verb, Word, seal
-from cloudray.store import Counting, Ledger, MemoryStore, envelope, layout
+from cloudray.store import Counting, Ledger, MemoryStore, Op, StoreError, envelope, layout
 from cloudray.values import codec
 from cloudray.values.outcomes import load
 from tests.unit.agent.bench import JOB
@@ -37,6 +38,17 @@ class Directory(MemoryStore):
 
     def path(self, key: str) -> Path:
         return Path("/store") / key
+
+
+class Unreadable(MemoryStore):
+    """A store that refuses to be read, for as long as it is said to."""
+
+    refuses = False
+
+    def perform(self, op: Op) -> Any:
+        if self.refuses:
+            raise StoreError("access denied")
+        return super().perform(op)
 
 
 class Heard:
@@ -139,6 +151,20 @@ async def test_a_word_that_comes_later_is_waited_for(
     resolver.want(REF, heard)
     await asyncio.sleep(5)
     assert heard.answers == []
+    write(store, BATCH_ID, Entry(1, (done(0),)))
+    await asyncio.sleep(2)
+    assert heard.answers == [(Verb.DONE, b"value")]
+
+
+async def test_a_word_is_waited_for_although_the_store_has_refused_a_look(heard: Heard) -> None:
+    store = Unreadable()
+    store.put(layout.meta(BATCH_ID), seal(JOB))
+    resolver = Resolver(Io(store), random.Random(1), commit_s=1.0)
+    store.refuses = True
+    resolver.want(REF, heard)
+    await asyncio.sleep(5)
+    assert heard.answers == []
+    store.refuses = False
     write(store, BATCH_ID, Entry(1, (done(0),)))
     await asyncio.sleep(2)
     assert heard.answers == [(Verb.DONE, b"value")]

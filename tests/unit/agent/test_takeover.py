@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from cloudray.agent.holdings import LOOK_COMMITS
 from cloudray.protocol.records import Heartbeat, Parent, Verb, seal
-from cloudray.store import layout
-from tests.unit.agent.bench import Bench, batch_of
+from cloudray.store import Op, layout
+from cloudray.store.base import List
+from tests.unit.agent.bench import Bench, Remote, batch_of
 from tests.unit.agent.conftest import Make
 from tests.unit.agent.test_core import running
 from tests.unit.agent.test_heart import FAR
@@ -24,6 +26,19 @@ PARENT = batch_of(1, number=60)
 @pytest.fixture
 def bench(make_bench: Make) -> Bench:
     return make_bench(remote=True, settings=FAR)
+
+
+class Slow(Remote):
+    """A store that takes so many seconds to list."""
+
+    def __init__(self, listing_s: float) -> None:
+        super().__init__()
+        self._listing_s = listing_s
+
+    async def perform_async(self, op: Op) -> Any:
+        if isinstance(op, List):
+            await asyncio.sleep(self._listing_s)
+        return await super().perform_async(op)
 
 
 async def seconds_until(bench: Bench, condition: Callable[[], bool], limit_s: float) -> float:
@@ -45,6 +60,17 @@ async def test_what_a_dead_agent_held_is_taken_a_lease_after_it_was_seen(bench: 
         taken_s = await seconds_until(bench, lambda: bench.holdings.has(batch.id), 2 * FAR.lease_s)
     # The first look after that only learns what is there; each quarter of a lease there is one.
     assert FAR.lease_s <= taken_s <= 1.7 * FAR.lease_s + REQUESTS_S
+
+
+async def test_the_dead_are_found_though_each_look_takes_long(make_bench: Make) -> None:
+    bench = make_bench(store=Slow(FAR.lease_s / 6), settings=FAR)
+    batch = batch_of(1)
+    async with running(bench):
+        name = bench.publish(batch)
+        bench.beat("dead", 1)
+        bench.claim(name, 1, "dead")
+        await bench.discovery.scan()
+        await seconds_until(bench, lambda: bench.holdings.has(batch.id), 4 * FAR.lease_s)
 
 
 async def test_an_agent_that_beats_keeps_what_it_holds(bench: Bench) -> None:

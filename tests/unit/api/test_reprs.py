@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 import cloudray as ray
-from cloudray.api.session import ClusterContext, RuntimeContext
+from cloudray.api.runtime_context import RuntimeContext
+from cloudray.api.session import ClusterContext
 
 
 def brew(cups: int) -> int:

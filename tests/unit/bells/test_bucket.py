@@ -8,6 +8,7 @@ import pytest
 from cloudray.bells.bucket import PERIOD_S, BucketBell, BucketEar, period_of
 from cloudray.bells.hints import MAX_HINTS, Hint, open_hints, seal_hints
 from cloudray.bells.pace import LONGEST_S
+from cloudray.keyring import new_key
 from cloudray.store import (
     Counting,
     FaultPlan,
@@ -15,6 +16,7 @@ from cloudray.store import (
     Ledger,
     MemoryStore,
     Reliable,
+    Signed,
     StoreError,
     layout,
 )
@@ -203,6 +205,17 @@ async def test_a_ring_makes_an_agent_look_often(place: Place) -> None:
     assert loop.time() - began_s < 0.1 * LONGEST_S
 
 
+async def test_work_found_otherwise_ends_the_long_wait_of_an_idle_agent(place: Place) -> None:
+    ear, loop = place.ear(), asyncio.get_running_loop()
+    began_s = loop.time()
+    hearing = loop.create_task(heard(ear))
+    await asyncio.sleep(0)  # it waits now, as who has had no work for long does
+    ear.worked()
+    await place.bell().ring([hint(1)])
+    assert await hearing == [hint(1)]
+    assert loop.time() - began_s < 0.1 * LONGEST_S
+
+
 async def test_what_is_no_bell_is_ignored_and_counted(place: Place) -> None:
     ear = place.ear()
     place.raw.put(layout.BELL, b"something else")
@@ -210,6 +223,27 @@ async def test_what_is_no_bell_is_ignored_and_counted(place: Place) -> None:
     assert ear.ignored == 1
     place.raw.put(layout.BELL, seal_hints([hint(1)]))
     assert await heard(ear) == [hint(1)]
+
+
+async def test_a_forged_bell_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    raw = Remote()
+    store = Signed(raw, new_key())
+    ear = BucketEar(store, asyncio.get_running_loop().time, Random(1))
+    raw.put(layout.BELL, seal_hints([hint(1)]))
+    for _ in range(3):
+        assert await heard(ear) is None
+    assert ear.ignored == 3
+    assert len(caplog.records) == 1
+
+
+async def test_what_is_no_bell_is_reported_once_though_it_is_written_again(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    ear = place.ear()
+    for _ in range(3):
+        place.raw.put(layout.BELL, b"something else")
+        assert await heard(ear) is None
+    assert caplog.text.count("the bell was ignored") == 1
 
 
 async def test_a_store_that_fails_rings_no_bell() -> None:

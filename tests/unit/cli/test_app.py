@@ -56,6 +56,62 @@ def test_a_mistyped_command_gets_a_suggestion(cloudray: Cloudray) -> None:
     )
 
 
+@pytest.mark.parametrize("group", ["jobs", "key"])
+def test_a_group_without_a_command_shows_its_help(cloudray: Cloudray, group: str) -> None:
+    ended = cloudray(group)
+    assert ended == Ended(2, cloudray(group, "--help").output, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"), [(["jobs", "lst"], "'list'"), (["jobs", "cancle"], "'cancel'")]
+)
+def test_a_mistyped_command_of_a_group_gets_a_suggestion(
+    cloudray: Cloudray, words: list[str], meant: str
+) -> None:
+    ended = cloudray(*words)
+    assert (ended.code, ended.output) == (2, "")
+    assert ended.errors == (
+        f"cloudray jobs: there is no command {words[1]!r}. Did you mean {meant}? "
+        "`cloudray jobs --help` shows all.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["s3://bucket/a"], "`cloudray status s3://bucket/a`"),
+        (["jobs", "s3://bucket/a"], "`cloudray jobs list s3://bucket/a`"),
+    ],
+)
+def test_who_forgets_the_command_before_an_address_gets_one(
+    cloudray: Cloudray, words: list[str], meant: str
+) -> None:
+    ended = cloudray(*words)
+    assert ended.code == 2
+    assert f"Did you mean {meant}?" in ended.errors
+
+
+def test_a_word_like_nothing_gets_no_suggestion(cloudray: Cloudray) -> None:
+    assert "Did you mean" not in cloudray("key", "xyzzy").errors
+
+
+def test_a_word_that_is_missing_or_too_many_is_told_with_the_usage(cloudray: Cloudray) -> None:
+    missing = cloudray("jobs", "show")
+    assert missing.code == 2
+    assert missing.errors.startswith("cloudray jobs show: Missing argument 'JOB'. Usage: cloudray")
+    extra = cloudray("status", "memory://a", "b")
+    assert extra.code == 2
+    assert "(b). Usage: cloudray status [OPTIONS]" in extra.errors
+
+
+def test_a_job_is_named_before_its_cluster(cloudray: Cloudray) -> None:
+    ended = cloudray("jobs", "show", "s3://bucket/a", "nightly")
+    assert ended.code == 2
+    assert ended.errors == (
+        "cloudray jobs show: s3://bucket/a is no job: name the job first, and then the cluster\n"
+    )
+
+
 def test_a_mistyped_option_gets_a_suggestion(cloudray: Cloudray) -> None:
     ended = cloudray("status", "--jsn")
     assert ended.code == 2

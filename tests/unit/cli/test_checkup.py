@@ -52,6 +52,8 @@ def findings(cloudray: Cloudray) -> Callable[[], dict[str, dict[str, str]]]:
         failed = any(one["level"] == "failure" for one in document["findings"])
         assert document["ok"] is not failed
         assert ended.code == int(failed)
+        # Whoever reads that something does not work is told what to type.
+        assert all(one["advice"] for one in document["findings"] if one["level"] == "failure")
         return {one["subject"]: one for one in document["findings"]}
 
     return find
@@ -212,3 +214,4 @@ def test_credentials_of_the_environment_are_named_and_not_shown(
     assert "very-secret" not in ended.output + ended.errors
     assert "failure  store: " in ended.output
     assert "cannot be reached" in ended.output
+    assert "See whether anything answers there: curl -sS http://127.0.0.1:1\n" in ended.output

@@ -199,11 +199,3 @@ def test_the_command_of_the_systemd_unit_is_one_of_ours(
     assert spec.address == environment["worker"]["CLOUDRAY_ADDRESS"]
     # Executors end and the agent says its last words after the drain.
     assert int(unit()["TimeoutStopSec"]) >= spec.drain_timeout_s + 25
-
-
-def test_the_systemd_unit_tells_only_the_agent_to_leave_and_outlives_executors() -> None:
-    service = unit()
-    assert (service["KillMode"], service["KillSignal"]) == ("mixed", "SIGTERM")
-    assert (service["Restart"], service["OOMPolicy"]) == ("always", "continue")
-    # A wrong command line ends with this status, and would do so again.
-    assert service["RestartPreventExitStatus"] == "2"

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 from cloudray.store import MemoryStore, Op, StoreError
+
+
+def becomes(condition: Callable[[], bool], limit_s: float = 60.0) -> bool:
+    """Wait until something is so that nothing tells of; whether it was in time."""
+    deadline_s = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 class GatedStore(MemoryStore):
@@ -28,6 +40,15 @@ class GatedStore(MemoryStore):
     def release(self, key: str) -> None:
         """Let them through."""
         self._held[key].set()
+
+    def release_all(self) -> None:
+        """Let all through that is held."""
+        for gate in self._held.values():
+            gate.set()
+
+    def mend_key(self, key: str) -> None:
+        """Refuse operations on this key no more."""
+        self._broken.discard(key)
 
     def break_key(self, key: str) -> None:
         """Refuse operations on this key for good."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloudray import ids
+from cloudray import ids, platform
 from cloudray.api.options import TaskOptions
 from cloudray.driver.client import DriverClient
 from cloudray.exceptions import (
@@ -28,6 +29,7 @@ from cloudray.store.layout import claim_of
 from cloudray.values import codec
 from cloudray.values.outcomes import error_payload
 from tests.unit.agent.bench import JOB, SETTINGS, digest_of, shape_of
+from tests.unit.driver.gated import becomes
 from tests.unit.protocol.builders import moved
 
 LIMIT_S = 60.0
@@ -249,6 +251,15 @@ def test_when_the_time_is_up_what_is_missing_is_named(client: DriverClient) -> N
     assert raised.value.pending == (f"{ids.short(ref.id)}: pending",)
 
 
+def test_a_wait_that_ends_without_its_values_is_an_error(
+    client: DriverClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = submit(client)
+    monkeypatch.setattr(client._waiting, "_listen_until", lambda *_: None)
+    with pytest.raises(RaySystemError, match=f"1 of them are not there .{ids.short(ref.id)}"):
+        client.get([ref], None)
+
+
 def test_a_value_of_another_driver_is_found(client: DriverClient, store: Watched) -> None:
     store.put(layout.meta(STRANGE_ID), seal(JOB))
     identifier = ids.object_id(STRANGE_ID, 0)
@@ -290,6 +301,33 @@ def test_one_that_is_gone_is_lost(client: DriverClient) -> None:
 
 def test_refs_to_values_that_were_put_keep_nothing_alive(client: DriverClient) -> None:
     assert client.store_value(codec.dumps(1).parts, ()).anchor is None
+
+
+# -- the job's end ---
+
+
+def test_what_comes_after_the_jobs_time_is_refused_with_a_sentence(
+    client: DriverClient, store: Watched
+) -> None:
+    assert client._submitting._retention is not None
+    client._submitting._retention._over_s = platform.monotonic_s()
+    with pytest.raises(RaySystemError, match=r"kept for 7 days .* cloudray.init\(\)"):
+        submit(client)
+    with pytest.raises(RaySystemError, match="kept for 7 days"):
+        _ = client.store_value(codec.dumps(1).parts, ())
+    client.flush()
+    assert queued(store) == []
+
+
+def test_a_driver_that_has_just_submitted_notices_too_that_its_time_is_up(
+    client: DriverClient,
+) -> None:
+    _ = submit(client)
+    client.flush()
+    assert client._submitting._retention is not None
+    client._submitting._retention._over_s = platform.monotonic_s()
+    with pytest.raises(RaySystemError, match="kept for 7 days"):
+        submit(client)
 
 
 # -- waiting -------------------------------------------------------------------------------
@@ -359,6 +397,43 @@ def test_a_callback_may_use_the_cluster(client: DriverClient, store: Watched) ->
     answer(store, ref, done(0, "value"), done(1, "other"))
     client.future(ref).add_done_callback(lambda _: got.set_result(client.get([other], LIMIT_S)))
     assert got.result(LIMIT_S) == ["other"]
+
+
+def test_a_cancelled_future_is_listened_for_no_more(client: DriverClient, store: Watched) -> None:
+    store.put(layout.meta(client._prefix), seal(JOB))  # else it is lost after a while
+    future = client.future(submit(client))
+    assert client._pump.eager
+    future.cancel()
+    assert becomes(lambda: not client._promises)
+    assert becomes(lambda: not client._pump.eager)
+
+
+def test_a_cancelled_future_takes_no_other_one_of_its_value_along(
+    client: DriverClient, store: Watched
+) -> None:
+    ref = submit(client)
+    cancelled, kept = client.future(ref), client.future(ref)
+    cancelled.cancel()
+    assert becomes(lambda: not client._promises.has_cancelled)
+    client.flush()
+    write(store, ref.id, done(0, "value"))
+    assert kept.result(LIMIT_S) == "value"
+
+
+def test_a_ref_that_is_awaited_no_more_is_listened_for_no_more(
+    client: DriverClient, store: Watched
+) -> None:
+    store.put(layout.meta(client._prefix), seal(JOB))  # else it is lost after a while
+    ref = submit(client)
+
+    async def give_up() -> None:
+        waiting = asyncio.wrap_future(client.future(ref))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(give_up())
+    assert becomes(lambda: not client._pump.eager)
 
 
 # -- forgetting ----------------------------------------------------------------------------
@@ -512,7 +587,7 @@ def test_a_message_that_ctrl_c_kept_from_being_handled_is_handled_later(
 
     tried: list[m.Message] = []
     monkeypatch.setattr(client._peers, "wait", lambda _: next(heard, []))
-    monkeypatch.setattr(client, "_handle", handle)
+    monkeypatch.setattr(client._hearing, "_handle", handle)
     with pytest.raises(KeyboardInterrupt):
         client._turn(0.0)
     client._turn(0.0)

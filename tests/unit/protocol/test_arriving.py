@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from cloudray.protocol.arriving import Arrival, look_around
+from cloudray.protocol.leases import silence_limit_s
 from cloudray.protocol.records import Cluster, Heartbeat, seal
-from cloudray.protocol.standing import silence_limit_s
 from cloudray.store import (
     Counting,
     Entry,

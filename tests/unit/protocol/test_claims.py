@@ -6,7 +6,7 @@ import pytest
 
 from cloudray.protocol import claims
 from cloudray.protocol import journal as journals
-from cloudray.protocol.claims import Early, Finished, Lost, Won
+from cloudray.protocol.claims import Early, Finished, Lost, Refused, Won
 from cloudray.protocol.records import Batch, Claim, Entry, seal, unseal
 from cloudray.protocol.sharing import part_of
 from cloudray.store import Create, Delete, Get, Ledger, Store, drive
@@ -117,10 +117,32 @@ def test_giving_back_too_late_changes_nothing(submitted: Store) -> None:
 
 def test_a_claim_is_the_last_until_there_is_a_later_one(submitted: Store) -> None:
     drive(submitted, claims.claim(NAME, 1, "a"))
-    assert drive(submitted, claims.still_last(NAME, 1))
+    assert drive(submitted, claims.still_last(NAME, 1, "a"))
     drive(submitted, claims.claim(NAME, 2, "b"))
-    assert not drive(submitted, claims.still_last(NAME, 1))
-    assert drive(submitted, claims.still_last(NAME, 2))
+    assert not drive(submitted, claims.still_last(NAME, 1, "a"))
+    assert drive(submitted, claims.still_last(NAME, 2, "b"))
+
+
+def test_a_claim_that_was_swept_holds_no_more(submitted: Store) -> None:
+    drive(submitted, claims.claim(NAME, 1, "a"))
+    drive(submitted, claims.claim(NAME, 2, "b"))
+    write(submitted, BATCH_ID, Entry(2, (done(0), done(1))))
+    drive(submitted, claims.retire(NAME))
+    drive(submitted, claims.sweep(NAME, 2))
+    assert not drive(submitted, claims.still_last(NAME, 1, "a"))
+
+
+def test_a_claim_whose_number_another_has_won_since_holds_no_more(submitted: Store) -> None:
+    drive(submitted, claims.claim(NAME, 1, "a"))
+    submitted.perform(claims.forget(NAME, 1))
+    drive(submitted, claims.claim(NAME, 1, "late"))
+    assert not drive(submitted, claims.still_last(NAME, 1, "a"))
+
+
+def test_a_batch_whose_journal_is_damaged_is_given_back(submitted: Store) -> None:
+    submitted.put(journals.key(BATCH_ID, 0), b"x" * 100)
+    assert isinstance(drive(submitted, claims.claim(NAME, 1, "a")), Refused)
+    assert holder(submitted, 2) == ""
 
 
 def test_retiring_leaves_the_claims(submitted: Store) -> None:
@@ -161,9 +183,10 @@ def test_but_one_that_is_there_and_not_complete_is_spared(store: Store) -> None:
 
 
 def test_of_many_claims_it_is_known_which_are_still_the_last(submitted: Store) -> None:
-    submitted.put(claim_of(NAME.stem, 2), seal(Claim("b")))
+    for number in (1, 2):
+        submitted.put(claim_of(NAME.stem, number), seal(Claim("a")))
     held = [(NAME, 1)] * 100 + [(NAME, 2)]
-    assert drive(submitted, claims.which_are_last(held)) == [False] * 100 + [True]
+    assert drive(submitted, claims.which_are_last(held, "a")) == [False] * 100 + [True]
 
 
 def test_a_journal_is_read_after_its_claim_is_won() -> None:

@@ -182,6 +182,16 @@ def test_large_results_of_a_batch_that_may_still_run_stay(store: Bucket) -> None
     assert len(store.keys(layout.objects(BATCH_ID))) == 2
 
 
+def test_large_results_of_a_batch_that_came_by_a_message_stay(store: Bucket) -> None:
+    # It runs before its put has arrived: there is only a claim, and what it has written.
+    store_job(store, JOB)
+    leave_claims(store, 1)
+    written = [stored_result(store, "aa"), stored_result(store, "bb")]
+    write(store, BATCH_ID, Entry(1, (written[0],)))
+    assert store.collect() == []
+    assert len(store.keys(layout.objects(BATCH_ID))) == 2
+
+
 def test_values_that_were_put_stay(store: Bucket) -> None:
     run_job(store)
     key = layout.put_object(ids.object_id(BATCH_ID, ids.PUT_INDEX))
@@ -273,3 +283,50 @@ def test_claims_are_swept_beside_an_agent_that_takes_the_batch(store: Bucket) ->
     store.collect()
     outcome = drive(store, claims.claim(name_of(batch_of(1)), 1, "agent"))
     assert isinstance(outcome, claims.Lost)
+
+
+# -- what cannot be read -------------------------------------------------------------------------
+
+
+def test_a_job_whose_mark_is_damaged_is_left_alone_and_the_others_end(
+    store: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_job(store)
+    root = store_job(store, b"aaaaaaaaaa")
+    damaged = layout.ending(root)
+    store.put(damaged, b"x" * 100)
+    store.now_s += 7 * DAY_S + 1
+    (found,) = store.collect()
+    assert found.of == f"job {JOB.hex()}"
+    assert store.get(layout.meta(root)) is not None
+    assert damaged in caplog.text
+
+
+def test_large_results_stay_of_a_batch_whose_journal_is_damaged(store: Bucket) -> None:
+    run_job(store)
+    stored_result(store, "loser")
+    store.put(journals.key(BATCH_ID, 0), b"x" * 100)
+    assert store.collect() == []
+    assert store.keys(layout.objects(LISTED.root)) != []
+
+
+def test_claims_stay_of_a_batch_whose_journal_is_damaged_and_others_go(store: Bucket) -> None:
+    run_job(store)
+    leave_claims(store, 1)
+    damaged = name_of(batch_of(1, number=9))
+    store.put(layout.claim_of(damaged.stem, 1), seal(Claim("gone")))
+    store.put(journals.key(damaged.batch, 0), b"x" * 100)
+    store.now_s += 10 * SETTINGS.lease_s
+    (found,) = store.collect()
+    assert found.of == f"batch {BATCH_ID.hex()}"
+    assert store.keys(layout.QUEUE) == [layout.claim_of(damaged.stem, 1)]
+
+
+def test_a_damaged_journal_keeps_no_job_from_ending(store: Bucket) -> None:
+    run_job(store)
+    submit(store, batch_of(1, number=9))
+    store.put(journals.key(batch_of(1, number=9).id, 0), b"x" * 100)
+    store.now_s += 7 * DAY_S + 1
+    (found,) = store.collect()
+    assert found.what == "job that has ended"
+    assert store.keys(layout.QUEUE) == []

@@ -13,7 +13,16 @@ from cloudray.protocol import journal as journals
 from cloudray.protocol.jobs import Listed
 from cloudray.protocol.progress import Counts, Progress
 from cloudray.protocol.records import Batch, Claim, Ending, Entry, Job, Parent, Shape, Task, seal
-from cloudray.store import Counting, Ledger, MemoryStore, Reliable, Store, drive, layout
+from cloudray.store import (
+    Counting,
+    Ledger,
+    MemoryStore,
+    RecordError,
+    Reliable,
+    Store,
+    drive,
+    layout,
+)
 from cloudray.store.procedures import run
 from tests.unit.protocol.builders import (
     PREFIX,
@@ -88,6 +97,28 @@ def test_jobs_are_listed_oldest_first_whatever_their_retention(store: Reliable) 
         (JOB, 30, "ours"),
         (LATER, 1, "later"),
     ]
+
+
+def test_a_job_whose_record_cannot_be_read_hides_no_other(
+    store: Reliable, caplog: pytest.LogCaptureFixture
+) -> None:
+    for job in (EARLIER, JOB, LATER):
+        store_job(store, job)
+    damaged = layout.meta(LISTED.root)
+    store.put(damaged, b"x" * 100)
+    listed = drive(store, jobs.list_jobs())
+    assert [(one.id, one.job is None) for one in listed] == [
+        (EARLIER, False),
+        (JOB, True),
+        (LATER, False),
+    ]
+    assert damaged in caplog.text
+
+
+def test_whoever_asks_for_that_job_hears_why(store: Reliable) -> None:
+    store.put(layout.meta(store_job(store, JOB)), b"x" * 100)
+    with pytest.raises(RecordError, match="meta"):
+        drive(store, jobs.find_job(JOB))
 
 
 def test_a_listing_says_when_jobs_began_by_the_clock_of_the_store() -> None:
@@ -325,6 +356,13 @@ def test_what_is_cancelled_leaves_the_queue(store: Reliable) -> None:
     submit(store, batch_of(3), batch_of(1, number=1))
     drive(store, jobs.cancel_all(JOB, force=False, retire=claims.retire))
     assert drive(store, jobs.queued(JOB)) == {}
+
+
+def test_a_damaged_journal_keeps_no_other_batch_from_being_cancelled(store: Reliable) -> None:
+    submit(store, batch_of(1, number=0), batch_of(1, number=1))
+    store.put(journals.key(batch_of(1, number=0).id, 0), b"x" * 100)
+    cancelling = jobs.cancel_all(JOB, force=False, retire=claims.retire)
+    assert drive(store, cancelling) == 1
 
 
 def test_other_jobs_are_not_cancelled(store: Reliable) -> None:

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from cloudray.protocol import listing
+from cloudray.protocol.leases import silence_limit_s
 from cloudray.protocol.nodes import heartbeats, list_agents, list_nodes
-from cloudray.protocol.records import Heartbeat, seal
-from cloudray.store import Delete, GetMany, MemoryStore, Op, Store, drive, layout
+from cloudray.protocol.records import Cluster, Heartbeat, seal
+from cloudray.store import Delete, GetMany, MemoryStore, Op, Put, Store, drive, layout
+from cloudray.store.base import RefusedError
 
+SETTINGS = Cluster(10.0, 30.0, 1.0, 60.0)
 ONE = Heartbeat(
     "one", 3, "host-1", 11, "/run/one.sock", {"CPU": 40_000, "tag": 5000}, {"CPU": 10_000}
 )
@@ -31,7 +35,7 @@ class Hasty(MemoryStore):
 
 def test_an_empty_cluster_has_no_agents(store: Store) -> None:
     assert drive(store, heartbeats()) == []
-    assert drive(store, list_nodes()) == []
+    assert drive(store, list_nodes(SETTINGS, 0.0)) == []
 
 
 def test_every_agent_is_found(store: Store) -> None:
@@ -56,7 +60,7 @@ def test_an_agent_that_leaves_meanwhile_is_no_error() -> None:
 
 def test_an_agent_is_shown_as_ray_shows_a_node(store: Store) -> None:
     beat(store, ONE)
-    (node,) = drive(store, list_nodes())
+    (node,) = drive(store, list_nodes(SETTINGS, 0.0))
     assert node["NodeID"] == "one"
     assert node["Alive"] is True
     assert node["NodeManagerHostname"] == "host-1"
@@ -69,5 +73,48 @@ def test_it_shows_whether_an_agent_is_leaving(
     store: Store, heartbeat: Heartbeat, draining: bool
 ) -> None:
     beat(store, heartbeat)
-    (node,) = drive(store, list_nodes())
+    (node,) = drive(store, list_nodes(SETTINGS, 0.0))
     assert node["Draining"] is draining
+
+
+class Clocked(MemoryStore):
+    """A store whose clock the test moves on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 1_000_000.0
+        self.clock = lambda: self.now_s
+
+
+def test_an_agent_that_is_silent_for_too_long_is_not_alive() -> None:
+    store = Clocked()
+    beat(store, msgspec.structs.replace(ONE, idle=False))
+    store.now_s += silence_limit_s(SETTINGS, idle=False)
+    beat(store, TWO)
+    alive = {node["NodeID"]: node["Alive"] for node in drive(store, list_nodes(SETTINGS, 0.0))}
+    assert alive == {"one": True, "two": True}
+    store.now_s += 1
+    alive = {node["NodeID"]: node["Alive"] for node in drive(store, list_nodes(SETTINGS, 0.0))}
+    assert alive == {"one": False, "two": True}
+
+
+def test_an_agent_that_has_nothing_to_do_may_be_silent_for_longer() -> None:
+    store = Clocked()
+    beat(store, msgspec.structs.replace(ONE, idle=True))
+    store.now_s += silence_limit_s(SETTINGS, idle=True)
+    (node,) = drive(store, list_nodes(SETTINGS, 0.0))
+    assert node["Alive"]
+
+
+def test_whoever_may_only_read_sees_ages_by_a_clock_of_his_own() -> None:
+    class ReadOnly(Clocked):
+        def perform(self, op: Op) -> Any:
+            if isinstance(op, Put) and not op.key.startswith(layout.AGENTS):
+                raise RefusedError("no permission")
+            return super().perform(op)
+
+    store = ReadOnly()
+    beat(store, msgspec.structs.replace(ONE, idle=False))
+    (early,) = drive(store, list_nodes(SETTINGS, store.now_s))
+    (late,) = drive(store, list_nodes(SETTINGS, store.now_s + 100))
+    assert (early["Alive"], late["Alive"]) == (True, False)

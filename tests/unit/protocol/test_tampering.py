@@ -186,9 +186,31 @@ def test_a_claim_that_is_replayed_takes_nothing_over(store: Reliable, raw: Memor
     assert ours is not None
     raw.put(claim_of(NAME.stem, 2), ours)
     assert drive(store, claims.holder(NAME, 2)) == "a"
-    assert drive(store, claims.still_last(NAME, 1))
+    assert drive(store, claims.still_last(NAME, 1, "a"))
     assert drive(store, claims.give_back(NAME, 1))
     assert drive(store, claims.holder(NAME, 3)) == ""
+
+
+def test_a_later_claim_that_is_forged_takes_nothing_over(store: Reliable, raw: MemoryStore) -> None:
+    drive(store, claims.submit(NAME, BATCH))
+    drive(store, claims.claim(NAME, 1, "a"))
+    raw.put(claim_of(NAME.stem, 2), seal(Claim("mallory")))
+    assert drive(store, claims.which_are_last([(NAME, 1)], "a")) == [True]
+
+
+def test_a_later_claim_behind_a_forged_one_does(store: Reliable, raw: MemoryStore) -> None:
+    drive(store, claims.submit(NAME, BATCH))
+    drive(store, claims.claim(NAME, 1, "a"))
+    raw.put(claim_of(NAME.stem, 2), seal(Claim("mallory")))
+    drive(store, claims.claim(NAME, 3, "b"))
+    assert drive(store, claims.which_are_last([(NAME, 1)], "a")) == [False]
+
+
+def test_a_claim_that_is_overwritten_is_not_lost_by_that(store: Reliable, raw: MemoryStore) -> None:
+    drive(store, claims.submit(NAME, BATCH))
+    drive(store, claims.claim(NAME, 1, "a"))
+    raw.put(claim_of(NAME.stem, 1), seal(Claim("mallory")))
+    assert drive(store, claims.still_last(NAME, 1, "a"))
 
 
 def test_a_name_that_is_ours_is_taken_back(store: Reliable, raw: MemoryStore) -> None:
@@ -250,6 +272,25 @@ def test_a_cluster_is_not_joined_without_its_key(raw: MemoryStore) -> None:
     joined(raw, KEY)
     with pytest.raises(WrongKeyError, match=rf"has a key \(its id is {KEY.id}\).*CLOUDRAY_KEY"):
         joined(raw, None)
+
+
+def test_who_has_no_key_is_not_told_that_a_cluster_with_one_is_damaged(
+    raw: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    joined(raw, KEY)
+    with pytest.raises(WrongKeyError, match="has a key"):
+        drive(Reliable(Signed(raw)), look("s3://bucket"))
+    assert caplog.records == []
+
+
+def test_a_damaged_record_of_a_cluster_without_a_key_says_so(raw: MemoryStore) -> None:
+    store = Reliable(Signed(raw))
+    drive(store, join("s3://bucket"))
+    body = bytearray(raw.get(layout.CLUSTER) or b"")
+    body[10] ^= 1  # of the nonce: it could be read nevertheless
+    raw.put(layout.CLUSTER, bytes(body))
+    with pytest.raises(RecordError, match=r"cluster .*damaged.*Restore that record"):
+        drive(store, look("s3://bucket"))
 
 
 def test_a_cluster_is_not_joined_with_another_key(raw: MemoryStore) -> None:

@@ -403,6 +403,16 @@ def test_the_endpoint_in_the_url_comes_first(
     assert open_store(f"s3://bucket?endpoint={service.endpoint}").perform(CREATE) is True
 
 
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_empty_variable_names_no_endpoint(
+    service: Service, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    other = {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"} - {variable}
+    monkeypatch.setenv(other.pop(), service.endpoint)
+    monkeypatch.setenv(variable, "")
+    assert open_store("s3://bucket").perform(CREATE) is True
+
+
 def test_the_region_is_that_of_the_url(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "us-west-2")
     open_store(f"s3://bucket?endpoint={service.endpoint}&region=eu-west-1").perform(CREATE)
@@ -473,7 +483,7 @@ def test_threads_of_the_client_library_have_let_go_of_what_was_cancelled(
     futures: list[weakref.ref[asyncio.Future[Any]]] = []
     get_async = obstore.get_async
 
-    def get(*args: Any, **options: Any) -> asyncio.Future[Any]:
+    def get(*args: Any, **options: Any) -> Any:
         future: Any = get_async(*args, **options)
         futures.append(weakref.ref(future))
         return future

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from cloudray.store import (
     Adopt,
     Counting,
     Create,
+    DamagedError,
     DirectoryStore,
     FaultPlan,
     Faulty,
@@ -89,6 +92,72 @@ def flipped(body: bytes, at: int) -> bytes:
     changed = bytearray(body)
     changed[at] ^= 1
     return bytes(changed)
+
+
+# -- without a key -----------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=300), st.data())
+def test_no_bit_of_a_record_is_damaged_unnoticed(payload: bytes, data: st.DataObject) -> None:
+    raw = MemoryStore()
+    checked = Signed(raw)
+    checked.put("key", seal(Kind.CLAIM, payload))
+    body = raw.get("key")
+    assert body is not None
+    at = data.draw(st.integers(0, len(body) - 1))
+    raw.put("key", flipped(body, at))
+    with pytest.raises(DamagedError):
+        checked.get("key")
+
+
+@pytest.mark.parametrize("missing", [1, 500, 2500])
+def test_a_value_that_was_cut_off_is_damaged(
+    raw: MemoryStore, small_parts: int, missing: int
+) -> None:
+    checked = Signed(raw)
+    checked.put(OBJECT, seal(Kind.OBJECT, bytes(3 * small_parts)))
+    body = raw.get(OBJECT)
+    assert body is not None
+    raw.put(OBJECT, body[:-missing])
+    with pytest.raises(DamagedError):
+        read_in_parts(checked, OBJECT)
+
+
+def test_damage_is_told_once_with_its_place_and_what_to_do(
+    raw: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    checked = Signed(raw)
+    raw.put(OBJECT, b"half")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            with pytest.raises(DamagedError, match=rf"{OBJECT} .*damaged.*read it again.*delete"):
+                checked.get(OBJECT)
+    assert len(caplog.records) == 1
+    assert list(checked.refusals()) == [OBJECT]
+
+
+def test_a_record_without_a_signature_passes_where_there_is_no_key(raw: MemoryStore) -> None:
+    record = seal(Kind.CLAIM, b"payload")
+    raw.put("key", record)
+    assert Signed(raw).get("key") == record
+
+
+def test_what_everybody_can_sign_does_not_pass_where_there_is_a_key(
+    raw: MemoryStore, signed: Signed
+) -> None:
+    Signed(raw).put("key", seal(Kind.CLAIM, b"payload"))
+    with pytest.raises(TamperedError, match="without the cluster's key"):
+        signed.get("key")
+
+
+def test_without_a_key_the_values_of_a_directory_are_mapped(tmp_path: Path) -> None:
+    checked = Signed(DirectoryStore(tmp_path))
+    record = seal(Kind.OBJECT, b"value")
+    checked.put(OBJECT, record)
+    path = checked.path(OBJECT)
+    assert path is not None
+    assert path.read_bytes() == record
+    assert checked.signature(OBJECT) is None
 
 
 # -- what is written and read ------------------------------------------------------------------
@@ -422,6 +491,20 @@ def test_a_file_that_is_no_record_is_not_adopted(signed: Signed, tmp_path: Path)
     with pytest.raises(StoreError, match="does not begin with a record's header"):
         signed.perform(Adopt(OBJECT, path))
     assert path.read_bytes() == b"text"
+
+
+def test_a_file_that_cannot_be_signed_is_named(
+    signed: Signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "value"
+    path.write_bytes(seal(Kind.OBJECT, b"payload"))
+
+    def fails(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pwrite", fails)
+    with pytest.raises(StoreError, match=f"cannot sign {path}.*Input/output error"):
+        signed.perform(Adopt(OBJECT, path))
 
 
 def test_a_file_that_others_can_change_is_not_mapped(tmp_path: Path) -> None:
