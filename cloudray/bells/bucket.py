@@ -210,6 +210,8 @@ class BucketEar(Ear):
 
     async def begin(self) -> None:
         """Remember what the bell says now."""
+        # Whoever starts an agent has work for it.
+        self._pace.worked(self._clock())
         await self._look()
 
     async def hear(self, room: int) -> list[Heard] | None:
@@ -224,7 +226,7 @@ class BucketEar(Ear):
     def worked(self) -> None:
         """Look often for a while, beginning now."""
         now_s = self._clock()
-        if not self._pace.is_hot(now_s):
+        if self._pace.is_slow(now_s):
             self._busier.set()
         self._pace.worked(now_s)
 

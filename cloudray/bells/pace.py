@@ -7,8 +7,12 @@ from random import Random
 #: Between two looks of one agent; of several, each looks so many times more rarely, so that the
 #: bell is read about as often however many there are.
 FIRST_S = 0.05
-#: So long after work the next may come at any moment.
-HOT_S = 10.0
+#: After work, the next look is put off by such a part of the time since: who looks back on ten
+#: seconds without work may wait for a quarter of one. All looks until the pace is that of an idle
+#: agent cost less than a hundredth of a cent.
+PART = 1 / 40
+#: An idle agent that is alone waits so long; of many each waits longer, as any of them may hear.
+REST_S = 2.5
 #: No agent waits longer.
 LONGEST_S = 5.0
 
@@ -18,33 +22,27 @@ class Pace:
 
     >>> pace = Pace(Random(1))
     >>> pace.worked(0.0)
-    >>> pace.delay_s(1.0) < 0.1 < 1.0 < pace.longest_s
+    >>> pace.delay_s(1.0) < 0.1 < 1.0 < pace.delay_s(1000.0)
     True
     """
-
-    longest_s = LONGEST_S
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._worked_s = float("-inf")
-        self._delay_s = LONGEST_S
         #: how many agents look
         self.agents = 1
 
     def worked(self, now_s: float) -> None:
         """There was work: look often for a while."""
         self._worked_s = now_s
-        self._delay_s = 0.0
 
-    def is_hot(self, now_s: float) -> bool:
-        """Whether there was work a short while ago."""
-        return now_s - self._worked_s <= HOT_S
+    def is_slow(self, now_s: float) -> bool:
+        """Whether looks have become rarer since there was work."""
+        return (now_s - self._worked_s) * PART > FIRST_S * self.agents
 
     def delay_s(self, now_s: float) -> float:
         """How long to wait now, jittered so that agents do not look in step."""
-        base_s = min(FIRST_S * self.agents, LONGEST_S)
-        if self.is_hot(now_s):
-            self._delay_s = base_s
-        else:
-            self._delay_s = min(max(2 * self._delay_s, base_s), LONGEST_S)
-        return self._delay_s * (0.5 + self._rng.random())
+        each_s = FIRST_S * self.agents
+        rest_s = min(REST_S + each_s, LONGEST_S)
+        delay_s = min(max((now_s - self._worked_s) * PART, each_s), rest_s)
+        return delay_s * (0.5 + self._rng.random())

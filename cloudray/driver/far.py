@@ -30,15 +30,19 @@ _log = logging.getLogger(__name__)
 #: How soon journals are looked at again after there was news, in seconds; from look to look
 #: without any, longer.
 FIRST_LOOK_S = 0.05
+#: After a batch was stored, the first look comes no sooner.
+SOONEST_LOOK_S = 0.005
 _GROWTH = 1.5
 #: How often the agents are looked at while somebody waits: at first, and in the long run.
 AGENTS_S, RARE_AGENTS_S = 0.5, 15.0
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A value is stored."""
+    """A batch or value is stored."""
 
     unit: bytes
+    #: how long that took, in seconds
+    took_s: float
 
 
 class Unstored(msgspec.Struct, frozen=True):
@@ -87,12 +91,14 @@ class Far:
             store,
             self._background,
             self._ringing,
-            lambda unit: tell(Stored(unit)),
+            lambda unit, took_s: tell(Stored(unit, took_s)),
             lambda unit, error: tell(Unstored(unit, error)),
         )
         self._looking = Looking(store, self._background, tell, lambda news: tell(Looked(news)))
         self._delay_s = FIRST_LOOK_S
-        self._looked_s = 0.0
+        self._due_s = 0.0
+        #: what somebody waits for is all on its way into the store
+        self._idle = False
         self._agents_s = 0.0
         self._agents_delay_s = AGENTS_S
         self._watching = Errand(self._background)
@@ -108,23 +114,41 @@ class Far:
         """In how many seconds the next look is due; a long time while one is under way."""
         if self._looking.busy:
             return self._longest_look_s
-        return max(0.0, self._looked_s + self._delay_s - now_s)
+        return max(0.0, self._due_s - now_s)
 
     def look(self, wanted: list[Open], now_s: float) -> None:
-        """Begin to look at these journals, unless a look is under way."""
-        if not self._looking.busy:
-            self._looked_s = now_s
+        """Begin to look at these journals, unless a look is under way.
+
+        Those of batches that are on their way are not looked at: nothing can have come of them.
+        """
+        if self._looking.busy:
+            return
+        carries = self.uploads.carries
+        wanted = [one for one in wanted if not carries(one.batch)]
+        self._idle = not wanted
+        self._due_s = now_s + self._longest_look_s
+        if wanted:
             self._looking.look(wanted)
 
     def looked(self, now_s: float, *, news: bool) -> None:
         """A look is over: the next one soon if there was news, later if not."""
-        self._looked_s = now_s
         longer_s = min(self._delay_s * _GROWTH, self._longest_look_s)
         self._delay_s = FIRST_LOOK_S if news else longer_s
+        self._due_s = now_s + self._delay_s
 
-    def hasten(self) -> None:
-        """Something new is waited for."""
-        self._delay_s = FIRST_LOOK_S
+    def stored(self, now_s: float, took_s: float) -> None:
+        """A batch is stored, which took so long.
+
+        An agent claims it and publishes what came of it, in as long each at least; so that is when
+        the first look may find something. One that comes earlier is for nothing, and with the next
+        one after it the result would be late.
+        """
+        first_s = min(max(2 * took_s, SOONEST_LOOK_S), self._longest_look_s)
+        self._delay_s = min(self._delay_s, max(first_s, FIRST_LOOK_S))
+        if self._idle:
+            self._idle = False
+            self._delay_s = first_s
+            self._due_s = now_s + first_s
 
     def watch(self, now_s: float) -> None:
         """Look at the agents, if that is due."""

@@ -50,7 +50,6 @@ class Storing:
         """Store a batch and ring for it; `adding`: see `Following.submitted`."""
         self._following.submitted(name, batch, adding=adding)
         if self.far is not None:
-            self.far.hasten()
             self.far.uploads.batch(name, batch)
             return
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
@@ -68,13 +69,14 @@ class Uploads:
         store: Store,
         background: Background,
         ringing: Ringing,
-        on_stored: Callable[[bytes], None],
+        on_stored: Callable[[bytes, float], None],
         on_failed: Callable[[bytes, StoreError], None],
     ) -> None:
         """Both are called in the background's thread, and must not take the driver's lock.
 
-        `on_stored` hears of each value, `on_failed` of each batch or value that will never be;
-        `ringing` of each batch before it is stored, so that a bell may ring beside that, and then.
+        `on_stored` hears of each batch and value, and how many seconds storing it took; `on_failed`
+        of each that will never be; `ringing` of each batch before it is stored, so that a bell may
+        ring beside that, and then.
         """
         self._store = store
         self._background = background
@@ -109,10 +111,10 @@ class Uploads:
                 self._ringing.fail(name)
                 raise
 
-        async def stored() -> None:
+        async def ring() -> None:
             await self._ringing.stored(name, batch)
 
-        self._take_in(name.batch, names, size_bytes, store, stored)
+        self._take_in(name.batch, names, size_bytes, store, ring)
 
     def put(self, unit: Unit, op: Put, names: Iterable[Unit] = ()) -> None:
         """Take in a value that nobody changes any more, or a function or code."""
@@ -125,11 +127,11 @@ class Uploads:
                     self._refused[unit] = op
                 raise
 
-        async def stored() -> None:
-            if isinstance(unit, bytes):
-                self._on_stored(unit)
+        self._take_in(unit, names, size_of(op.body), store)
 
-        self._take_in(unit, names, size_of(op.body), store, stored)
+    def carries(self, unit: Unit) -> bool:
+        """Whether it is on its way."""
+        return unit in self._flights
 
     @property
     def crowded(self) -> bool:
@@ -194,7 +196,7 @@ class Uploads:
         names: Iterable[Unit],
         size_bytes: int,
         store: Callable[[], Awaitable[None]],
-        stored: Callable[[], Awaitable[None]],
+        ring: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         with self._lock:
             # A Ctrl-C may have come between taking it in and noting that.
@@ -212,7 +214,7 @@ class Uploads:
             with self._lock:
                 self._flights[unit] = flight
                 self._pending_bytes += size_bytes
-            spawned = self._background.spawn(self._fly(unit, flight, before, store, stored))
+            spawned = self._background.spawn(self._fly(unit, flight, before, store, ring))
         except BaseException:
             # A Ctrl-C: whoever tries again finds it as if it had not been tried.
             if not flight.begun:
@@ -229,15 +231,17 @@ class Uploads:
         flight: _Flight,
         before: list[_Flight],
         store: Callable[[], Awaitable[None]],
-        stored: Callable[[], Awaitable[None]],
+        ring: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         flight.begun = True
+        begun_s = 0.0
         try:
             for earlier in before:
                 await earlier.arrived.wait()
                 flight.error = flight.error or earlier.error
             if flight.error is None:
                 async with self._slots:
+                    begun_s = time.monotonic()
                     await store()
         except StoreError as error:
             flight.error = error
@@ -247,7 +251,10 @@ class Uploads:
         finally:
             self._land(unit, flight)
         if flight.error is None:
-            await stored()
+            if isinstance(unit, bytes):
+                self._on_stored(unit, time.monotonic() - begun_s)
+            if ring is not None:
+                await ring()
 
     def _forget(self, unit: Unit, flight: _Flight) -> None:
         if self._flights.get(unit) is flight:

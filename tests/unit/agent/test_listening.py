@@ -16,7 +16,7 @@ from cloudray import platform
 from cloudray.bells.base import Doorbell, Ear, Heard
 from cloudray.bells.bucket import BucketBell
 from cloudray.bells.hints import Hint, seal_hints
-from cloudray.bells.pace import FIRST_S, HOT_S, LONGEST_S
+from cloudray.bells.pace import FIRST_S, LONGEST_S, PART, REST_S
 from cloudray.protocol import claims
 from cloudray.protocol import messages as m
 from cloudray.protocol.records import Batch, Cluster, Verb, seal
@@ -186,20 +186,24 @@ async def test_a_full_agent_does_not_listen(fleet: Fleet) -> None:
     assert not any(isinstance(sent.op, GetIfChanged) for sent in fleet.raw.sent[before:-1])
 
 
+#: Shorter than the time after which looks become rarer.
+SPELL_S = 0.5 * FIRST_S / PART
+
+
 async def test_after_work_an_agent_listens_often_for_a_while(fleet: Fleet) -> None:
     fleet.agent()
     async with fleet.running():
         await fleet.submit(fleet.bell(), tick(1))
         await fleet.until(lambda: bool(fleet.said(tick(1))))
         before = len(fleet.raw.sent)
-        await asyncio.sleep(HOT_S / 2)
+        await asyncio.sleep(SPELL_S)
         often = sum(isinstance(sent.op, GetIfChanged) for sent in fleet.raw.sent[before:])
-        await asyncio.sleep(HOT_S + 4 * LONGEST_S)
+        await asyncio.sleep(4 * LONGEST_S / PART)
         before = len(fleet.raw.sent)
-        await asyncio.sleep(HOT_S / 2)
+        await asyncio.sleep(SPELL_S)
         rarely = sum(isinstance(sent.op, GetIfChanged) for sent in fleet.raw.sent[before:])
-    assert often > HOT_S / 2 / (2 * (FIRST_S + L))
-    assert rarely <= 2
+    assert often > SPELL_S / (2 * (FIRST_S + L))
+    assert rarely <= 2 * SPELL_S / REST_S + 1
 
 
 # -- the way of one task -------------------------------------------------------------------

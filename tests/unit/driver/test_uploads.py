@@ -57,15 +57,14 @@ def uploads(
     stored: list[bytes],
     failed: list[tuple[bytes, str]],
 ) -> Uploads:
-    async def on_stored(name: QueueName, batch: Batch) -> None:
-        assert name.batch == batch.id
-        stored.append(batch.id)
+    async def rung(name: QueueName, batch: Batch) -> None:
+        assert (name.batch, batch.id) == (stored[-1], stored[-1])
 
     return Uploads(
         Reliable(store),
         background,
-        Ringing(Silent(), on_stored),
-        stored.append,
+        Ringing(Silent(), rung),
+        lambda unit, _: stored.append(unit),
         lambda unit, why: failed.append((unit, str(why))),
     )
 
