@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from cloudray.protocol import journal as journals
@@ -169,6 +170,20 @@ class Readings:
                     if value.key != key:
                         raise ViolationError(f"{key} has the value of {value.key}")
                     winners[key] = value.run
+        return winners | self._winners_unstored(world)
+
+    def _winners_unstored(self, world: World) -> dict[str, int]:
+        """The same of batches that ran on a hint that carried them, and never were stored."""
+        winners: dict[str, int] = {}
+        for entries in self._early.values():
+            journal = Journal(b"")
+            for number, entry in sorted(entries, key=itemgetter(0)):
+                if number == journal.next:
+                    journal.apply(entry)
+            for word in journal.decided.values():
+                if word.verb is Verb.DONE:
+                    value = _value_of(world, word)
+                    winners[value.key] = value.run
         return winners
 
     def _check_runs(self) -> None:

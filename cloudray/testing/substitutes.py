@@ -182,15 +182,15 @@ class NoPeers:
     def send(self, message: m.Message) -> None:
         """Nobody hears."""
 
-    def wait(self, timeout_s: float) -> list[tuple[Peer, m.Message]]:
+    def listen(self, timeout_s: float, take: Callable[[tuple[Peer, m.Message]], object]) -> None:
         """Let time pass, until woken."""
+        del take
         thread = self._baton.holder
         if not self._woken and timeout_s > 0 and thread is not None:
             self._waiting = thread
             thread.park(timeout_s)
             self._waiting = None
         self._woken = False
-        return []
 
     def last_messages(self, limit_s: float) -> Iterator[m.Message]:
         """None."""
@@ -198,7 +198,7 @@ class NoPeers:
         return iter(())
 
     def wake(self) -> None:
-        """Make a thread return that is in `wait`."""
+        """Make a thread return that is in `listen`."""
         self._woken = True
         if self._waiting is not None:
             self._waiting.unpark()
