@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable
 from typing import cast
 
 from cloudray.protocol.messages import Message, Unpacker, pack
+
+_log = logging.getLogger(__name__)
 
 #: Hints to a peer that has this much unread are dropped.
 MAX_UNREAD_BYTES = 16 << 20
@@ -68,9 +71,13 @@ class Connection(asyncio.Protocol):
         and what lies unread in the socket then would be lost. It is in order, for the loop hands
         on at once what it reads.
         """
-        with contextlib.suppress(OSError):  # all is read, or it left something of ours unread
+        try:
             while self._spare and (data := self._spare.recv(_READ_BYTES, socket.MSG_DONTWAIT)):
                 self.data_received(data)
+        except OSError:
+            pass  # all is read, or it left something of ours unread
+        except Exception:  # noqa: BLE001 - whoever hears it out has more to do
+            _log.exception("what an executor said last could not be understood")
         self.close()
 
     def _release(self) -> None:

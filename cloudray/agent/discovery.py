@@ -313,6 +313,7 @@ class Discovery:
                 self._give_up_stale()
         elif isinstance(outcome, Finished):
             # All its tasks were cancelled before anybody held it: nobody else will say so.
+            self._holdings.retired(name, candidate.number)
             self.on_finished(outcome.journal)
         elif isinstance(outcome, Early):
             # Given back at once, under the next number; the scan finds it when it is there.
@@ -362,7 +363,8 @@ class Discovery:
             self._fitting.keep_met({name.batch for name, last in found if not last})
         others = [(name, last) for name, last in found if not self._holdings.has(name.batch)]
         claimed = [(name, last) for name, last in others if last]
-        await self._holders.learn([] if quick else claimed, agents=self.others + 1)
+        learning = [] if quick else claimed
+        await self._holders.learn(learning, listing.claim_etags, agents=self.others + 1)
         for name, last in others:
             await self._sort_in(name, last)
         if not quick:

@@ -228,13 +228,15 @@ class Dispatcher:
             # It may have folded in what another procedure of ours wrote, which then hears nothing.
             self.learned(held, fresh)
             finished = index in held.journal.decided or held.dropped
-            if held.is_permitted(index) and not finished:
+            # If the executor has ended meanwhile, the task waits for another, or one has it.
+            is_its_own = call.ticket in worker.tickets
+            if is_its_own and held.is_permitted(index) and not finished:
                 held.sent.add(index)
                 worker.send(m.Run((call,)))
                 return
             worker.release(call.ticket)
             self.consider_over(held)
-            if not finished:
+            if is_its_own and not finished:
                 # Only a task with `max_retries=0` can find that another's STARTED came first.
                 self.may_start(held, index)
             self._publish(held)

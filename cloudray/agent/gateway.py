@@ -28,7 +28,8 @@ from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Entry, Word
 from cloudray.protocol.results import Results
 from cloudray.store import Ledger, layout
-from cloudray.store.base import Adopt, StoreFullError
+from cloudray.store.base import Adopt, RefusedError, StoreError, StoreFullError
+from cloudray.store.envelope import RecordError
 from cloudray.store.layout import QueueName
 from cloudray.store.procedures import Procedure
 
@@ -225,11 +226,17 @@ class Gateway:
                     self._written(message)
                 else:
                     self._from_executor(worker, message)
-            except StoreFullError as full:
+            except (StoreFullError, RefusedError) as refusal:
                 # It may pass, and what comes next may name what this would write.
-                self._io.complain(full)
+                self._io.complain(refusal)
                 await asyncio.sleep(_RETRY_S)
                 worker.inbox.appendleft(message)
+            except (StoreError, RecordError) as error:
+                # This may not, and must not keep what comes next from being heard.
+                self._io.complain(error)
+                self._write_later(worker, message)
+            except Exception:  # noqa: BLE001 - logged, and what comes next is heard
+                _log.exception("a message of an executor could not be handled")
             finally:
                 worker.inbox.popleft()
         if worker.on_heard is not None:

@@ -174,6 +174,7 @@ class Holdings:
         """Say how all tasks of a batch end that will not be run."""
         await self._io.do(journals.append(won.journal, words, claim=won.claim))
         await self._io.do(claims.retire(name))
+        self.retired(name, won.claim)
         self._on_published(won.journal)
 
     def _begin(self, held: Held) -> None:
@@ -300,7 +301,15 @@ class Holdings:
 
     def _retire(self, held: Held) -> None:
         self._io.run(claims.retire(held.name))
-        self._retired.append((self._clock(), held.name, held.claim))
+        self.retired(held.name, held.claim)
+
+    def retired(self, name: QueueName, claim: int) -> None:
+        """The entry of a batch that is over was removed: its claims go a lease later.
+
+        Should a delayed duplicate of its submission bring the entry back, a claim that stayed would
+        look as if this agent were at it.
+        """
+        self._retired.append((self._clock(), name, claim))
 
     async def forget_claims(self) -> None:
         """Delete the claims of batches that were retired a lease ago."""

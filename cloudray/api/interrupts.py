@@ -44,6 +44,8 @@ class Ending:
         self._unraisable_hook = self._unraisable
         #: an uncaught Ctrl-C is ending this process
         self.came = False
+        #: a Ctrl-C came before all that was submitted was stored
+        self.cut_short = False
 
     def arm(self) -> None:
         """From now on an uncaught Ctrl-C ends the cluster."""
@@ -83,7 +85,7 @@ class Ending:
             self.came = True
             _silence_threads()
             self._end()
-            _die_of_it()
+            die_of_it()
 
 
 def _press_again() -> None:
@@ -96,7 +98,7 @@ def _press_again() -> None:
         _thread.interrupt_main()
 
 
-def _die_of_it() -> None:
+def die_of_it() -> None:
     """Let this process end as one that Ctrl-C ended, for the shell that waits for it.
 
     The interpreter notes that while code that it compiled fails so, and forgets it when more is

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from cloudray import configuration, context, departed, platform
-from cloudray.api.interrupts import Ending
+from cloudray.api.interrupts import Ending, die_of_it
 from cloudray.api.tracebacks import shorten
 
 if TYPE_CHECKING:
@@ -316,6 +316,7 @@ def _leave(*, telling: bool = False, interrupted: bool = False) -> None:
             try:
                 session.close(telling=telling, interrupted=interrupted)
             finally:
+                _ending.cut_short = session.cut_short
                 _forget()
 
 
@@ -332,7 +333,9 @@ def _end() -> None:
     try:  # as above
         _leave(telling=True)
     except KeyboardInterrupt:
-        return
+        # For whoever would take work that may be missing for submitted.
+        if _ending.cut_short:
+            die_of_it()
 
 
 _ending = Ending(_end_interrupted)

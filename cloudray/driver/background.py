@@ -18,7 +18,8 @@ class Background:
 
     def __init__(self) -> None:
         self._thread: LoopThread | None = None
-        self._starting = threading.Lock()
+        # Taken again by a signal handler that submits.
+        self._starting = threading.RLock()
         self._closed = False
         # The loop keeps only weak references to its tasks.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -29,9 +30,10 @@ class Background:
             if self._closed:
                 work.close()
                 return False
-            if self._thread is None:
-                self._thread = LoopThread("cloudray-storage")
-            self._thread.call_soon(lambda: self._begin(work))
+            thread = self._thread
+            if thread is None:
+                thread = self._start()
+            thread.call_soon(lambda: self._begin(work))
             return True
 
     def close(self) -> None:
@@ -46,6 +48,13 @@ class Background:
         """In a forked child, where the thread does not run: let go of it."""
         self._closed = True
         self._thread = None
+
+    def _start(self) -> LoopThread:
+        started = LoopThread("cloudray-storage")
+        self._thread = self._thread or started
+        if self._thread is not started:  # a signal handler came first
+            started.close()
+        return self._thread
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -49,9 +50,10 @@ from cloudray.protocol.batching import DurationBook
 from cloudray.protocol.nodes import list_nodes
 from cloudray.protocol.records import Cluster, Heartbeat, Job, Verb
 from cloudray.refs import ObjectRef
-from cloudray.store import Ledger, Store, drive, layout
+from cloudray.store import Ledger, Store, drive, drive_locked, layout
 from cloudray.store.layout import QueueName
-from cloudray.values.outcomes import settle, value_of
+from cloudray.values.futures import end
+from cloudray.values.outcomes import value_of
 
 #: So long is printed what tasks have printed, when there is a lot of it at the end.
 _LAST_LINES_S = 5.0
@@ -199,17 +201,21 @@ class DriverClient:
         if self.closed:
             return
         self.closed = self._freeing.closed = self._waiting.closed = True
-        self._pump.close()
-        if self._far is not None:
-            self._far.close()
-        self._progress.close()
-        self._promises.close()
-        self._disappoint(LEFT)
-        for message in self._peers.last_messages(_LAST_LINES_S):
-            if isinstance(message, m.Printed):
-                self._printer.take(message.lines)
-        self._printer.flush()
-        self._peers.close()
+        try:
+            self._pump.close()
+            if self._far is not None:
+                self._far.close()
+            self._progress.close()
+            self._promises.close()
+            self._disappoint(LEFT)
+            for message in self._peers.last_messages(_LAST_LINES_S):
+                if isinstance(message, m.Printed):
+                    self._printer.take(message.lines)
+            self._printer.flush()
+        finally:
+            # Also if a Ctrl-C has cut that short: whoever waits for a future must not wait on.
+            self._disappoint(LEFT)
+            self._peers.close()
 
     def give_up(self, why: str) -> None:
         """Nothing will ever run here any more: whoever waits, now or later, is told why."""
@@ -283,13 +289,16 @@ class DriverClient:
         with self._lock:
             self._submitting.flush_what_fits()
             word = self._find(ref.id)
-            if word is None:
+            why_never = self._waiting.why_never
+            if word is None and why_never is None:
                 self._promises.add(ref, future)
                 self._pump.eager = True
                 if ids.index_of(ref.id) != ids.PUT_INDEX:
                     self._waiting.follow(ref.id)
         if word is not None:
-            settle(future, outcome_of(self.store, ref.id, word))
+            end(future, partial(outcome_of, self.store, ref.id, word))
+        elif why_never is not None:
+            disappoint([future], why_never)
         else:
             self._pump.stir()
         return future
@@ -298,13 +307,17 @@ class DriverClient:
         """Say CANCELLED; children of a cancelled attempt are orphans, unless it says otherwise."""
         with self._lock:
             self._submitting.flush_what_fits()
-            is_ours = ids.job_of(ref.id) == self.job.id
-            if not is_ours and self.store.head(layout.meta(ref.id)) is None:
-                # Nothing is said in a journal that nobody reads.
-                reason = "this cluster has no such job: it belongs to another cluster"
-                raise ObjectLostError(ref.id.hex(), reason=reason)
-            batch = self._following.cancel(ref.id, force=force, recursive=recursive)
+        is_ours = ids.job_of(ref.id) == self.job.id
+        if not is_ours and self.store.head(layout.meta(ref.id)) is None:
+            # Nothing is said in a journal that nobody reads.
+            reason = "this cluster has no such job: it belongs to another cluster"
+            raise ObjectLostError(ref.id.hex(), reason=reason)
+        cancelling = self._following.cancel(ref.id, force=force, recursive=recursive)
+        batch = drive_locked(self.store, self._lock, cancelling)
+        with self._lock:
             self._promises.settle()
+        # Whoever waits for it while another thread listens need not wait for that one's turn.
+        self._pump.tell_followers()
         self._peers.send(m.Look((batch,)))
 
     def anchor(self, identifier: bytes) -> Anchor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from cloudray.protocol.journal import Journal
 from cloudray.protocol.records import Batch, Entry, Verb, Word
 from cloudray.protocol.results import Results
 from cloudray.protocol.sharing import at
-from cloudray.store import Store, drive, layout
+from cloudray.store import Op, Store, drive, layout
 from cloudray.store.envelope import HEADER_BYTES, RecordError
 from cloudray.store.layout import QueueName
 from cloudray.store.parts import read_in_parts
@@ -31,6 +31,8 @@ from cloudray.values.outcomes import Outcome
 _LOOK_BATCHES = 64
 #: After this many looks in vain, ask whether what is waited for still exists.
 _LOOKS_BEFORE_DOUBT = 40
+#: So many of the batches that ended last are known to have: the queue may still show some.
+_FINISHED = 10_000
 _PUT_MARK = ids.PUT_INDEX.to_bytes(2, "big")
 
 
@@ -57,8 +59,8 @@ class Following:
         self._looks = 0
         #: something is waited for that has not been looked at yet
         self.restless = False
-        #: batches that are known to be complete, where dropping a ref deletes nothing
-        self.finished: set[bytes] = set()
+        #: the last batches that are known to be complete, where dropping a ref deletes nothing
+        self.finished: dict[bytes, None] = {}
         #: under which names our batches are queued
         self.names: dict[bytes, QueueName] = {}
         #: values of ours on their way into a store that is far away, and whether anybody has asked
@@ -177,16 +179,21 @@ class Following:
         self._grown(journal)
         return True
 
-    def cancel(self, identifier: bytes, *, force: bool, recursive: bool = True) -> bytes:
-        """Say CANCELLED of a task; returns the batch in whose journal that was said."""
-        drive(self._store, self.results.cancel(identifier, force=force, recursive=recursive))
+    def cancel(
+        self, identifier: bytes, *, force: bool, recursive: bool = True
+    ) -> Generator[Op, Any, bytes]:
+        """Say CANCELLED of a task; returns the batch in whose journal that was said.
+
+        The client holds its lock at each step, and not while the store is asked in between.
+        """
+        yield from self.results.cancel(identifier, force=force, recursive=recursive)
         batch, _ = self.results.waiting_on(identifier)
         journal = self.results.journal(batch)
         self._grown(journal)
         if journal.complete and not self._store.inline and batch in self.names:
             # Whoever holds it does the same. But agents of other machines are not told, and where
             # it fits none of them nobody would ever find out: it would stay in the queue.
-            drive(self._store, claims.retire(self.names[batch]))
+            yield from claims.retire(self.names[batch])
         return batch
 
     @property
@@ -288,7 +295,9 @@ class Following:
             if self._lifetimes is not None:
                 self._lifetimes.read(journal)
             else:
-                self.finished.add(journal.batch)
+                self.finished[journal.batch] = None
+                if len(self.finished) > _FINISHED:
+                    del self.finished[next(iter(self.finished))]
 
     def _note_started(self, journal: Journal) -> None:
         seen = self.started_s.setdefault(journal.batch, {})

@@ -86,7 +86,7 @@ class Hearing:
             self.look_around()
             timeout_s = 0.0
         # What Ctrl-C has kept from being handled comes first: much is said only once.
-        self.heard += self._peers.wait(0.0 if self.heard else min(timeout_s, look_s))
+        self._peers.listen(0.0 if self.heard else min(timeout_s, look_s), self.heard.append)
         if self.heard:
             with self._lock:
                 self.handle_all()
@@ -107,7 +107,7 @@ class Hearing:
                 due_s = self._commit_s
             far.watch(now_s)
             timeout_s = min(timeout_s, due_s)
-        self.heard += self._peers.wait(0.0 if self.heard else timeout_s)
+        self._peers.listen(0.0 if self.heard else timeout_s, self.heard.append)
         if self.heard:
             with self._lock:
                 self.handle_all()
@@ -185,5 +185,7 @@ class Hearing:
             following.lose(message.unit, f"it could not be stored: {message.error}")
             if self.far is not None and following.existing_anchor(message.unit):
                 self.far.uploads.told(message.unit)
+        elif self.far is not None and message.unit not in following.arriving:
+            self.far.stored(time.monotonic(), message.took_s)
         # Last: until then it is waited for.
         following.arriving.pop(message.unit, None)

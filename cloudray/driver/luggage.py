@@ -40,7 +40,8 @@ class Luggage:
         self._upload = upload
         self._limit_bytes = limit_bytes
         self._cluster = cluster
-        self._lock = threading.Lock()
+        # Taken again by a signal handler that submits.
+        self._lock = threading.RLock()
         self._packer: Packer | None = None
         self._scout: Scout | None = None
         #: by the patterns that it leaves out, what has been found and packed so far

@@ -145,6 +145,17 @@ def going_on(address: str, job: str, counts: Counts, *, interrupted: bool) -> st
     )
 
 
+def cut_short(address: str, job: str) -> str:
+    """What to say when Ctrl-C came while what was submitted was being stored."""
+    which = f"{job} {shlex.quote(address)}"
+    return (
+        "interrupted while what was submitted was being stored: some of it may be missing at "
+        f"{short_address(address)}. What is there goes on as job {job}.\n"
+        f"  look at it:   cloudray jobs show {which}\n"
+        f"  stop it:      cloudray jobs cancel {which}"
+    )
+
+
 def _pending(counts: Counts) -> str:
     parts = [(counts.running, "running"), (counts.queued, "queued")]
     shown = " and ".join(f"{number} {what}" for number, what in parts if number)

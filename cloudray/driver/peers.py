@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from cloudray import platform
@@ -27,7 +28,11 @@ class Peer:
         self.greeting: m.Greeting | None = None
         self._unpacker = Unpacker()
         self._unsent = b""
-        self._sending = threading.Lock()
+        # Taken again by a signal handler that submits, within a `send` of its own thread.
+        self._sending = threading.RLock()
+        self._is_sending = False
+        #: what is to be sent
+        self._outbox: deque[Message] = deque()
 
     def send(self, message: Message) -> bool:
         """Send a hint; False if the agent is gone.
@@ -36,16 +41,27 @@ class Peer:
         """
         try:
             with self._sending:
-                if self._unsent:
-                    self._unsent = self._unsent[self._write(self._unsent) :]
-                if not self._unsent:
-                    frame = pack(message)
-                    sent = self._write(frame)
-                    # Half a frame must be finished before anything else; a whole one is dropped.
-                    self._unsent = frame[sent:] if sent else b""
+                self._outbox.append(message)
+                if self._is_sending:
+                    return True  # a moment later: not into the midst of another frame
+                try:
+                    self._is_sending = True
+                    while self._outbox:
+                        self._send(self._outbox.popleft())
+                finally:
+                    self._is_sending = False
         except OSError:
             return False
         return True
+
+    def _send(self, message: Message) -> None:
+        if self._unsent:
+            self._unsent = self._unsent[self._write(self._unsent) :]
+        if not self._unsent:
+            frame = pack(message)
+            sent = self._write(frame)
+            # Half a frame must be finished before anything else; a whole one is dropped.
+            self._unsent = frame[sent:] if sent else b""
 
     def _write(self, data: bytes) -> int:
         try:
@@ -61,7 +77,9 @@ class Peer:
     def receive(self) -> list[Message] | None:
         """What has come; None at the end of the connection."""
         try:
-            data = self.socket.recv(_READ_BYTES)
+            data = self.socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []  # a signal handler that waits has read it
         except OSError:
             return None
         return self._unpacker.feed(data) if data else None
@@ -76,6 +94,7 @@ class Peers:
         self._attach = m.Attach(job, want_logs, days)
         self._on_lost = on_lost
         self._poll = platform.poller()
+        self._is_polling = self._is_reading = False
         self._by_descriptor: dict[int, Peer] = {}
         # Sockets, because not every system can wait for a pipe.
         self._woken, self._waker = socket.socketpair()
@@ -120,7 +139,50 @@ class Peers:
     def wait(self, timeout_s: float) -> list[tuple[Peer, Message]]:
         """Messages that come within the time; returns early when woken."""
         received: list[tuple[Peer, Message]] = []
-        for descriptor, _ in self._poll.poll(timeout_s * 1000):
+        self.listen(timeout_s, received.append)
+        return received
+
+    def listen(self, timeout_s: float, take: Callable[[tuple[Peer, Message]], object]) -> None:
+        """Take in messages that come within the time; returns early when woken.
+
+        A signal handler may listen while its thread does.
+        """
+        if self._is_reading:
+            # What comes now must not be read before what is being read.
+            time.sleep(min(timeout_s, _CLOSE_BEHIND_S))
+            return
+        ready = self._await(timeout_s)
+        if not ready:
+            return
+        try:
+            self._is_reading = True
+            lost = self._read(ready, take)
+        finally:
+            self._is_reading = False
+        for peer in lost:
+            self._on_lost(peer)
+
+    def _await(self, timeout_s: float) -> list[int]:
+        """The descriptors that can be read, once there are any or the time is up."""
+        polls_already = self._is_polling
+        poll = self._poll
+        if polls_already:
+            # No poll can be entered twice.
+            poll = platform.poller()
+            for descriptor in (self._woken.fileno(), *list(self._by_descriptor)):
+                poll.register(descriptor, platform.READABLE)
+        try:
+            self._is_polling = True
+            return [descriptor for descriptor, _ in poll.poll(timeout_s * 1000)]
+        finally:
+            self._is_polling = polls_already
+
+    def _read(
+        self, descriptors: list[int], take: Callable[[tuple[Peer, Message]], object]
+    ) -> list[Peer]:
+        """Take in what can be read; returns those that have hung up."""
+        lost = []
+        for descriptor in descriptors:
             if descriptor == self._woken.fileno():
                 with contextlib.suppress(BlockingIOError):
                     self._woken.recv(4096)
@@ -131,10 +193,11 @@ class Peers:
             messages = peer.receive()
             if messages is None:
                 self._drop(peer)
-                self._on_lost(peer)
+                lost.append(peer)
             else:
-                received += [(peer, message) for message in messages]
-        return received
+                for message in messages:
+                    take((peer, message))
+        return lost
 
     def last_messages(self, limit_s: float) -> Iterator[Message]:
         """What has come, and what follows close behind it; at most for so long."""

@@ -37,7 +37,8 @@ class Printer:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        # Taken again by a signal handler that waits.
+        self._lock = threading.RLock()
         self._repeated: dict[tuple[bool, str], _Repeated] = {}
         self._fold = configuration.current().dedup_logs
 
@@ -79,7 +80,7 @@ class Printer:
                 continue
             if seen.count:
                 _print(seen.line)
-            del self._repeated[key]
+            self._repeated.pop(key, None)
 
 
 def _print(line: Line, suffix: str = "") -> None:

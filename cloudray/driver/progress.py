@@ -145,7 +145,8 @@ class Progress:
         self._display: Display | None = None
         self._never = False
         self._next_s = 0.0
-        self._lock = threading.Lock()
+        # Taken again by a signal handler that waits.
+        self._lock = threading.RLock()
 
     def begin(
         self, refs: Sequence[ObjectRef[Any]], pending: int, enough: int | None = None

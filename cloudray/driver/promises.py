@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from cloudray.driver.following import outcome_of
-from cloudray.exceptions import ObjectLostError, RaySystemError
-from cloudray.protocol.records import Verb, Word
+from cloudray.exceptions import RaySystemError
+from cloudray.protocol.records import Word
 from cloudray.refs import ObjectRef
 from cloudray.store import Store
 from cloudray.values.futures import Settler
-from cloudray.values.outcomes import Outcome, error_payload
 
 
 class Promises:
@@ -52,10 +51,8 @@ class Promises:
             word = self._find(identifier)
             if word is None:
                 continue
-            try:
-                outcome = outcome_of(self._store, identifier, word)
-            except ObjectLostError as lost:
-                outcome = Outcome(Verb.FAILED, error_payload(lost), identifier)
+            # Read by the thread that ends them: it may take long, and fail in any way.
+            outcome = cache(partial(outcome_of, self._store, identifier, word))
             for ref, future in self._pending.pop(identifier):
                 self._settler.settle(future, outcome, ref)
         if not self._pending:

@@ -46,7 +46,8 @@ class Pump:
         self._turn = turn
         self._tick = tick
         self._wake = wake
-        self._choosing = threading.Lock()
+        # Taken again by a signal handler that waits.
+        self._choosing = threading.RLock()
         #: the thread that is in `turn`; 0 for none. No lock says so, as this can be put right later
         self._leader = 0
         #: by thread that waits for another one's turn to end, where it hears of that
@@ -76,8 +77,9 @@ class Pump:
     def run_until(self, ready: Callable[[], bool], deadline_s: float | None) -> bool:
         """Listen until `ready`; False when the deadline (monotonic) or `close` came first."""
         me = threading.get_ident()
-        # A signal handler may wait, inside a turn of its own thread.
+        # A signal handler may wait, inside a wait or a turn of its own thread.
         leads_already = self._leader == me
+        waits_already = me in self._waiting
         try:
             self._waiting.add(me)
             while not ready():
@@ -101,7 +103,8 @@ class Pump:
                     bell.listen(min(left_s, _TURN_S))
             return True
         finally:
-            self._waiting.discard(me)
+            if not waits_already:
+                self._waiting.discard(me)
             self._followers.pop(me, None)
             if not leads_already and self._leader == me:
                 self._leader = 0

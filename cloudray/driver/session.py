@@ -60,6 +60,8 @@ class Session:
         self._restarts = 0
         self._restarted_s = time.monotonic()
         self._closing = threading.RLock()
+        #: a Ctrl-C came while what was submitted was being stored
+        self.cut_short = False
         with Shield():
             self.cluster = EmbeddedCluster(offer) if address is None else None
             self.address = self.cluster.address if self.cluster else address or ""
@@ -139,7 +141,8 @@ class Session:
                     if telling and self.cluster is None:
                         counts = self._with_dropped(counts)
             except KeyboardInterrupt:
-                notices.warn(f"interrupted: not all that was submitted is stored at {self.address}")
+                self.cut_short = True
+                notices.warn(notices.cut_short(self.address, self.client.job.id.hex()))
                 raise
             except (StoreError, ObjectStoreFullError):
                 # What an embedded cluster cannot store would end with it anyway.

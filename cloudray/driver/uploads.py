@@ -62,6 +62,8 @@ class Uploads:
     """Stores what a driver submits, without keeping it waiting.
 
     Whoever waits here has a bell of his own (see driver/pump.py for why that is no `Condition`).
+    The background's thread takes no lock here: a signal handler may wait for it at any line, so
+    also where its own thread holds one.
     """
 
     def __init__(
@@ -90,9 +92,10 @@ class Uploads:
         self._untold: dict[Unit, StoreError] = {}
         #: functions and code that were refused, which are tried again when they are needed
         self._refused: dict[str, Put] = {}
-        self._pending_bytes = 0
+        #: of all that was taken in, and of what of it is over
+        self._taken_bytes = self._over_bytes = 0
         # Taken again by a signal handler that submits.
-        self._lock = threading.RLock()
+        self._counting = threading.RLock()
         #: of those who wait, in their order
         self._bells: dict[Bell, None] = {}
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
@@ -136,7 +139,7 @@ class Uploads:
     @property
     def crowded(self) -> bool:
         """Whether whoever wants to submit more should wait first."""
-        return self._pending_bytes >= MAX_PENDING_BYTES
+        return self._taken_bytes - self._over_bytes >= MAX_PENDING_BYTES
 
     def await_room(self) -> None:
         """Wait while too much is on its way. The driver's lock must not be held meanwhile."""
@@ -148,21 +151,21 @@ class Uploads:
         Raises the `StoreError` of one that cannot be; of all, once whatever can be is stored.
         """
         if units is None:
-            with self._lock:
-                flights = list(self._flights.values())
-            self._wait_until(partial(_have_landed, flights))
-            with self._lock:
-                untold, self._untold = self._untold, {}
-            for error in untold.values():
-                raise error
+            self._wait_until(partial(_have_landed, list(self._flights.values())))
+            untold = [self._untold.pop(unit, None) for unit in list(self._untold)]
+            for error in untold:
+                if error is not None:
+                    raise error
             return
         wanted = list(units)
         self._try_again(wanted)
-        with self._lock:
-            for unit in wanted:
-                if unit in self._failed and unit not in self._flights:
-                    raise self._failed[unit]
-            flights = [self._flights[unit] for unit in wanted if unit in self._flights]
+        flights = []
+        for unit in wanted:
+            flight = self._flights.get(unit)
+            if flight is not None:
+                flights.append(flight)
+            elif (error := self._failed.get(unit)) is not None:
+                raise error
         for flight in flights:
             self._wait_until(partial(_have_landed, [flight]))
             if flight.error is not None:
@@ -170,8 +173,7 @@ class Uploads:
 
     def told(self, unit: Unit) -> None:
         """Whoever waits for it is told that it cannot be stored; `wait` for all need not say so."""
-        with self._lock:
-            self._untold.pop(unit, None)
+        self._untold.pop(unit, None)
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:
         bell = Bell()
@@ -198,28 +200,27 @@ class Uploads:
         store: Callable[[], Awaitable[None]],
         ring: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        with self._lock:
-            # A Ctrl-C may have come between taking it in and noting that.
-            if unit in self._flights:
-                return
-            flight = _Flight(size_bytes)
-            before = []
-            for name in names:
-                # What was refused before may be on its way again.
-                if name in self._flights:
-                    before.append(self._flights[name])
-                elif name in self._failed:
-                    flight.error = self._failed[name]
+        # A Ctrl-C may have come between taking it in and noting that.
+        if unit in self._flights:
+            return
+        flight = _Flight(size_bytes)
+        before = []
+        for name in names:
+            # What was refused before may be on its way again.
+            earlier = self._flights.get(name)
+            if earlier is not None:
+                before.append(earlier)
+            else:
+                flight.error = self._failed.get(name, flight.error)
         try:
-            with self._lock:
+            with self._counting:
                 self._flights[unit] = flight
-                self._pending_bytes += size_bytes
+                self._taken_bytes += size_bytes
             spawned = self._background.spawn(self._fly(unit, flight, before, store, ring))
         except BaseException:
             # A Ctrl-C: whoever tries again finds it as if it had not been tried.
             if not flight.begun:
-                with self._lock:
-                    self._forget(unit, flight)
+                self._forget(unit, flight)
             raise
         if not spawned:
             flight.error = StoreError("it was not stored: the driver left")
@@ -257,22 +258,21 @@ class Uploads:
                 await ring()
 
     def _forget(self, unit: Unit, flight: _Flight) -> None:
-        if self._flights.get(unit) is flight:
-            del self._flights[unit]
-            self._pending_bytes -= flight.size_bytes
+        if self._flights.get(unit) is flight and self._flights.pop(unit, None) is flight:
+            self._over_bytes += flight.size_bytes
 
     def _land(self, unit: Unit, flight: _Flight) -> None:
-        with self._lock:
-            flight.over = True
-            self._forget(unit, flight)
-            if flight.error is not None:
-                self._failed[unit] = flight.error
-                if isinstance(unit, bytes):
-                    self._untold[unit] = flight.error
-            else:
-                self._failed.pop(unit, None)
-                if isinstance(unit, str):
-                    self._refused.pop(unit, None)
+        # Before it leaves: whoever does not find it on its way looks for it here.
+        if flight.error is not None:
+            self._failed[unit] = flight.error
+            if isinstance(unit, bytes):
+                self._untold[unit] = flight.error
+        else:
+            self._failed.pop(unit, None)
+            if isinstance(unit, str):
+                self._refused.pop(unit, None)
+        self._forget(unit, flight)
+        flight.over = True
         for bell in list(self._bells):
             bell.ring()
         flight.arrived.set()

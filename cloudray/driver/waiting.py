@@ -56,6 +56,11 @@ class Waiting:
         #: why nothing will ever run here any more, if so
         self.hopeless: str | None = None
 
+    @property
+    def why_never(self) -> str | None:
+        """Why whoever begins to wait now would wait for ever, if so."""
+        return LEFT if self.closed else self.hopeless
+
     def words(
         self,
         refs: Sequence[ObjectRef[Any]],
@@ -72,10 +77,9 @@ class Waiting:
             words = [find(ref.id) for ref in refs]
             pending = [position for position, word in enumerate(words) if word is None]
             awaited = len(pending)
-            arriving = self._following.arriving
             for position in pending:
                 identifier = refs[position].id
-                if arriving and ids.index_of(identifier) == ids.PUT_INDEX:
+                if ids.index_of(identifier) == ids.PUT_INDEX:
                     awaited -= 1
                 else:
                     self.follow(identifier)

@@ -31,6 +31,8 @@ class Listing:
         self.entries: set[str] = set()
         #: by stem, the highest claim number; also where the entry has gone
         self.last_claims: dict[str, int] = {}
+        #: by stem, the ETag of that claim
+        self.claim_etags: dict[str, str] = {}
         #: where the next page begins
         self.after = ""
         #: whether the queue holds nothing else
@@ -50,8 +52,9 @@ class Listing:
             if number == 0:
                 self.entries.add(stem)
                 fresh.append(stem)
-            else:
-                self.last_claims[stem] = max(number, self.last_claims.get(stem, 0))
+            elif number >= self.last_claims.get(stem, 0):
+                self.last_claims[stem] = number
+                self.claim_etags[stem] = entry.etag
         self.complete = len(page) < limit
         if page:
             self.after = page[-1].key

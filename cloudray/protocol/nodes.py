@@ -11,7 +11,7 @@ from cloudray.protocol.leases import is_alive
 from cloudray.protocol.listing import list_all
 from cloudray.protocol.records import Cluster, Heartbeat, unseal
 from cloudray.store import layout
-from cloudray.store.base import Entry, GetMany, RefusedError
+from cloudray.store.base import Entry, GetMany, RefusedError, StoreFullError
 from cloudray.store.envelope import RecordError
 from cloudray.store.procedures import Procedure
 
@@ -48,10 +48,10 @@ def time_of(entries: list[Entry], otherwise_s: float) -> Procedure[float]:
     """What time it is by the clock that dates these entries (UTC seconds).
 
     Writes what shows that, and removes it. `otherwise_s` is the answer where entries have no dates,
-    and to whoever may only read, who so sees ages by a clock of his own.
+    and to whoever may only read, or finds the store full, who so sees ages by a clock of his own.
     """
     if any(entry.modified_s is not None for entry in entries):
-        with suppress(RefusedError):
+        with suppress(RefusedError, StoreFullError):
             return (yield from store_time(otherwise_s))
     return otherwise_s
 

@@ -31,7 +31,7 @@ from cloudray.store.base import (
     Unchanged,
 )
 from cloudray.store.envelope import Kind, RecordError, new_nonce, nonce_of, open_sealed, seal
-from cloudray.store.procedures import Procedure, drive, drive_async
+from cloudray.store.procedures import Procedure, drive, drive_async, drive_locked
 
 if TYPE_CHECKING:
     from cloudray.store.backoff import Backoff, Pause
@@ -117,6 +117,7 @@ __all__ = [
     "Unchanged",
     "drive",
     "drive_async",
+    "drive_locked",
     "new_nonce",
     "nonce_of",
     "open_cluster",

@@ -56,7 +56,8 @@ class Ledger:
 
     def __init__(self, *, put: int = 0, get: int = 0, list: int = 0, delete: int = 0) -> None:  # noqa: A002 - the kinds' names
         """Begin with these counts."""
-        self._lock = threading.Lock()
+        # Taken again by a signal handler that asks the store.
+        self._lock = threading.RLock()
         self._counts = {"put": put, "get": get, "list": list, "delete": delete}
 
     def add(self, kind: str, requests: int = 1) -> None:

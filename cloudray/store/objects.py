@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import sys
 import time
+import weakref
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
@@ -48,11 +49,13 @@ T = TypeVar("T")
 
 #: Objects of one blocking `GetMany` that travel at once.
 READERS = 16
-#: So long is waited for the client library's threads to let go of a call that was cancelled.
+#: So long is waited for the client library's threads to let go of calls that are over.
 LETTING_GO_S = 1.0
 #: References to the future of a call that is over: its variable's, that of whoever counts, and
 #: one that a thread let go of without the interpreter, so that it is not taken off at once.
 _LAST_REFERENCES = 3
+#: Futures of calls of which the client library's threads may not have let go yet.
+_calls: set[weakref.ref[asyncio.Future[Any]]] = set()
 
 
 class _Threads:
@@ -65,6 +68,7 @@ class _Threads:
     def lose(cls) -> None:
         """In a forked child: whoever asked them for anything would wait for ever."""
         cls.lost = cls.started
+        _calls.clear()
 
 
 on_fork(_Threads.lose)
@@ -259,8 +263,11 @@ class ObjectStore(Store):
         self._steady, self._once = steady, once
 
     def close(self) -> None:
-        """Stop the threads of `GetMany`."""
+        """Stop the threads of `GetMany`, and wait until calls that are over are let go of."""
         self._threads.shutdown()
+        deadline_s = time.monotonic() + LETTING_GO_S
+        while any(map(_is_lingering, _calls.copy())) and time.monotonic() < deadline_s:
+            time.sleep(0.001)
 
     def _get_many(self, op: GetMany) -> list[bytes | None]:
         if len(op.keys) <= 1:
@@ -271,11 +278,14 @@ class ObjectStore(Store):
 async def _landed(call: Awaitable[T]) -> T:
     """Await what the client library does; once this is cancelled, it has let go.
 
-    Its threads come back to the interpreter for a call that was cancelled, some time later. One
-    that comes while the interpreter ends aborts the process, whatever its exit status was to be.
+    Its threads come back to the interpreter for a call that was cancelled, some time later; and
+    the one that brings an answer is still on its way out when that is here. One that comes while
+    the interpreter ends aborts the process, whatever its exit status was to be. For those that
+    bring answers `ObjectStore.close` waits, so that no request does.
     """
     future = asyncio.ensure_future(call)
     del call
+    _calls.add(weakref.ref(future, _calls.discard))
     try:
         return await future
     except asyncio.CancelledError:
@@ -286,6 +296,15 @@ async def _landed(call: Awaitable[T]) -> T:
                 break
             await asyncio.sleep(0.001)
         raise
+    finally:
+        # An error that is kept would keep this frame.
+        del future
+
+
+def _is_lingering(call: weakref.ref[asyncio.Future[Any]]) -> bool:
+    """Whether a call is over, and a thread of the client library has not let go of it."""
+    future = call()
+    return future is not None and future.done() and sys.getrefcount(future) > _LAST_REFERENCES
 
 
 class _Page:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -37,6 +38,31 @@ def drive(store: Store, procedure: Procedure[T]) -> T:
     True
     """
     return run(store.perform, procedure)
+
+
+def drive_locked(store: Store, lock: AbstractContextManager[Any], procedure: Procedure[T]) -> T:
+    """Run a procedure that changes what a lock guards, which is held at each of its steps.
+
+    It is not held while the store answers, which may take long. So others may step in between,
+    and the procedure must allow for what they do.
+    """
+    answer: Any = None
+    error: StoreError | RecordError | None = None
+    while True:
+        try:
+            with lock:
+                op = procedure.send(answer) if error is None else procedure.throw(error)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        answer, error = None, None
+        try:
+            if isinstance(op, Together):
+                answer = [store.perform(each) for each in op.ops]
+            else:
+                answer = store.perform(op)
+        except (StoreError, RecordError) as raised:
+            error = raised
 
 
 async def drive_async(store: Store, procedure: Procedure[T]) -> T:

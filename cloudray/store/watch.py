@@ -35,7 +35,8 @@ class Watch:
         self._url = url
         self._say = say
         self._clock = clock
-        self._lock = threading.Lock()
+        # Taken again by a signal handler that asks the store.
+        self._lock = threading.RLock()
         #: when the present trouble began, and when it was last met; None: all is well
         self._began_s: float | None = None
         self._met_s = 0.0

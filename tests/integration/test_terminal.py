@@ -448,6 +448,31 @@ def test_work_that_nobody_wants_any_more_is_dropped_in_silence(tmp_path: Path) -
     assert run_driver(program, tmp_path).err == ""
 
 
+def test_ctrl_c_while_work_is_being_stored_at_the_end_is_no_good_end(tmp_path: Path) -> None:
+    address = (tmp_path / "shared").as_uri()
+    program = f"""
+        import signal
+        import cloudray as ray
+        from cloudray.driver.client import DriverClient
+
+        ray.init({address!r})
+
+        @ray.remote
+        def same(value):
+            return value
+
+        ref = same.remote(1)
+        print(ray.get_runtime_context().get_job_id())
+        DriverClient.flush = lambda self: signal.raise_signal(signal.SIGINT)
+    """
+    ended = run_driver(program, tmp_path, fails=True)
+    (job,) = ended.lines()
+    assert ended.status == -signal.SIGINT
+    assert "some of it may be missing" in ended.err
+    assert f"cloudray jobs show {job} {address}" in ended.err
+    assert "Traceback" not in ended.err
+
+
 def test_work_that_goes_on_elsewhere_can_be_collected_later(tmp_path: Path) -> None:
     address = (tmp_path / "shared").as_uri()
     first = f"""

@@ -169,7 +169,11 @@ class Executor:
 
     def say_last(self, message: Message) -> None:
         """Say something that the loop does not read before it notices that it has ended."""
-        self._socket.sendall(pack(message))
+        self.send_last(pack(message))
+
+    def send_last(self, data: bytes) -> None:
+        """The same with bytes that need be no message."""
+        self._socket.sendall(data)
 
     def begin(self, call: m.Call) -> None:
         """Show a call as the one that runs."""

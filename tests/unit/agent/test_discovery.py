@@ -184,14 +184,31 @@ async def test_a_cancelled_batch_that_does_not_fit_is_retired_also_in_the_middle
     bench.write(batch, cancelled(0))
     learn = bench.discovery._holders.learn
 
-    async def asked_meanwhile(claims: list[tuple[QueueName, int]], *, agents: int) -> None:
+    async def asked_meanwhile(
+        claims: list[tuple[QueueName, int]], etags: dict[str, str], *, agents: int
+    ) -> None:
         bench.discovery.look_at(batch.id)
-        await learn(claims, agents=agents)
+        await learn(claims, etags, agents=agents)
 
     monkeypatch.setattr(bench.discovery._holders, "learn", asked_meanwhile)
     await bench.discovery.scan()
     await bench.settle()
     assert bench.store.get(claim_of(name.stem, 0)) is None
+
+
+async def test_a_claim_that_comes_late_where_another_was_deleted_is_read_again(
+    bench: Bench,
+) -> None:
+    name = bench.publish(BATCH)
+    bench.claim(name, 1, "other")
+    await bench.discovery.scan()
+    await bench.settle()
+    assert holder_of(bench, name, 2) is None
+    # It names this agent, which knows nothing of it.
+    bench.claim(name, 1, bench.agent.id)
+    await bench.discovery.scan()
+    await bench.settle()
+    assert holder_of(bench, name, 2) == bench.agent.id
 
 
 async def test_a_batch_that_has_gone_before_it_could_be_read_is_forgotten(

@@ -6,9 +6,10 @@ import pytest
 
 from cloudray.agent.held import NOBODY, Held
 from cloudray.exceptions import OwnerDiedError, RaySystemError, TaskCancelledError
+from cloudray.protocol import claims
 from cloudray.protocol import messages as m
 from cloudray.protocol.records import Batch, Entry, Parent, Task, Verb, Word
-from cloudray.store import Delete, Op, envelope, layout
+from cloudray.store import Delete, Op, drive, envelope, layout
 from cloudray.store.layout import claim_of
 from cloudray.values.outcomes import load
 from tests.unit.agent.bench import (
@@ -233,6 +234,34 @@ async def test_its_claims_are_deleted_a_lease_later(bench: Bench) -> None:
     await asyncio.sleep(1.5 * SETTINGS.lease_s)
     await bench.holdings.forget_claims()
     assert bench.keys(layout.QUEUE) == []
+
+
+async def test_an_entry_that_comes_back_when_its_batch_is_over_goes_again(bench: Bench) -> None:
+    batch = batch_of(1)
+    name = name_of(batch)
+    bench.write(batch, cancelled(0))
+    # The second time it is a delayed duplicate of what has submitted it.
+    for _ in range(2):
+        drive(bench.store, claims.submit(name, batch))
+        await bench.discovery.scan()
+        await bench.settle()
+        assert bench.keys(layout.QUEUE) == [claim_of(name.stem, 1)]
+        await asyncio.sleep(1.5 * SETTINGS.lease_s)
+        await bench.holdings.forget_claims()
+        assert bench.keys(layout.QUEUE) == []
+
+
+async def test_the_claims_of_an_orphan_are_deleted_a_lease_later(bench: Bench) -> None:
+    parent, child = batch_of(1), batch_of(1, number=1, parent=Parent(batch_of(1).id, 0, 1, 0))
+    bench.publish(parent)
+    bench.write(parent, done(0), claim=2)
+    name = bench.publish(child)
+    bench.discovery.offer(name)
+    await bench.settle()
+    assert bench.words(child) == [(0, Verb.FAILED)]
+    await asyncio.sleep(1.5 * SETTINGS.lease_s)
+    await bench.holdings.forget_claims()
+    assert bench.store.get(claim_of(name.stem, 1)) is None
 
 
 async def test_a_batch_that_others_have_finished_is_let_go(bench: Bench) -> None:

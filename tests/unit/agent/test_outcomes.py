@@ -2,20 +2,49 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from cloudray.exceptions import RaySystemError, RuntimeEnvSetupError, WorkerCrashedError
 from cloudray.protocol import messages as m
 from cloudray.protocol.demand import class_of
 from cloudray.protocol.journal import append
 from cloudray.protocol.records import Batch, Verb
-from cloudray.store import drive, envelope
+from cloudray.store import Create, Op, StoreError, drive, envelope
+from cloudray.store.base import RefusedError
+from cloudray.store.envelope import RecordError
 from cloudray.values import codec
 from cloudray.values.outcomes import load
-from tests.unit.agent.bench import VALUE, Bench, Refusing, batch_of, index_of, shape_of, warm_up
+from tests.unit.agent.bench import (
+    VALUE,
+    Bench,
+    Refusing,
+    Remote,
+    batch_of,
+    index_of,
+    shape_of,
+    warm_up,
+)
 from tests.unit.agent.conftest import Make
 from tests.unit.protocol.builders import cancelled, started
 
 MS = 1000.0
+
+
+class Failing(Remote):
+    """A store far away that cannot create some keys."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+        #: what a key contains that cannot be created
+        self.broken = ""
+
+    def perform(self, op: Op) -> Any:
+        if self.broken and isinstance(op, Create) and self.broken in op.key:
+            raise self._error
+        return super().perform(op)
 
 
 def error_of(bench: Bench, batch: Batch, index: int = 0) -> BaseException:
@@ -252,6 +281,61 @@ async def test_what_an_executor_said_is_handled_before_its_death_is(make_bench: 
     assert bench.words(once) == [(0, Verb.STARTED), (0, Verb.DONE)]
 
 
+async def test_a_slot_is_free_again_though_its_executor_ended_with_nonsense(
+    make_bench: Make,
+) -> None:
+    bench = make_bench(cpus=1)
+    batch = batch_of(1)
+    await bench.hold(batch)
+    # A message of one byte, which is none.
+    bench.executors[0].send_last(b"\x01\0\0\0\xc1")
+    bench.executors[0].die()
+    await bench.settle()
+    _, second = bench.executors
+    second.end(*second.calls)
+    assert (0, Verb.DONE) in bench.words(batch)
+    assert bench.workers.all == {second.worker}
+
+
+@pytest.mark.parametrize(
+    "error", [StoreError("no such file"), RecordError("it is no record"), ValueError("a fault")]
+)
+async def test_what_cannot_be_written_does_not_keep_the_rest_from_being_heard(
+    make_bench: Make, error: Exception
+) -> None:
+    store = Failing(error)
+    bench = make_bench(cpus=1, store=store)
+    batch = batch_of(1)
+    await bench.hold(batch)
+    (executor,) = bench.executors
+    store.broken = "queue"
+    executor.say(m.Submit(class_of({"CPU": 10_000}), 5, 0, batch_of(1, number=7)))
+    executor.end(*executor.calls)
+    executor.say(m.Submit(class_of({"CPU": 10_000}), 5, 0, batch_of(1, number=8)))
+    executor.die()
+    await bench.settle()
+    assert bench.words(batch) == [(0, Verb.DONE)]
+    assert bench.resources.free["CPU"] == 10_000
+
+
+async def test_what_the_store_refuses_for_a_while_is_written_before_the_rest_is_heard(
+    make_bench: Make,
+) -> None:
+    store = Failing(RefusedError("the token has expired"))
+    bench = make_bench(cpus=1, store=store)
+    batch = batch_of(1)
+    await bench.hold(batch)
+    (executor,) = bench.executors
+    store.broken = "queue"
+    executor.say(m.Submit(class_of({"CPU": 10_000}), 5, 0, batch_of(1, number=7)))
+    executor.end(*executor.calls)
+    await asyncio.sleep(2)
+    assert bench.words(batch) == []
+    store.broken = ""
+    await asyncio.sleep(1)
+    assert bench.words(batch) == [(0, Verb.DONE)]
+
+
 async def test_no_more_is_sent_to_an_executor_that_has_ended(make_bench: Make) -> None:
     bench = make_bench(cpus=1)
     await bench.hold(batch_of(2))
@@ -342,6 +426,29 @@ async def test_a_task_that_was_decided_while_its_start_was_written_does_not_run(
     assert bench.executors[0].calls == []
     assert bench.resources.free["CPU"] == 20_000
     assert bench.words(batch) == [(0, Verb.CANCELLED)]
+
+
+@pytest.mark.parametrize("max_retries", [0, 3])
+async def test_a_task_goes_to_another_executor_if_its_own_dies_while_its_start_is_written(
+    make_bench: Make, max_retries: int
+) -> None:
+    bench = make_bench(remote=True)
+    batch = batch_of(1, shape_of(max_retries=max_retries))
+    bench.stage.prompt = False
+    await bench.hold(batch, claim=2)
+    bench.stage.report(bench.executors[0])
+    bench.executors[0].die()
+    # Half of what the store takes to answer.
+    await asyncio.sleep(0.005)
+    assert bench.words(batch) == []
+    bench.stage.report(bench.executors[1])
+    await bench.settle()
+    assert bench.executors[0].calls == []
+    assert bench.executors[1].places == [0]
+    bench.executors[1].end(*bench.executors[1].calls)
+    await bench.settle()
+    assert bench.words(batch)[-1] == (0, Verb.DONE)
+    assert bench.resources.free["CPU"] == 20_000
 
 
 # -- executors that cannot start -----------------------------------------------------------

@@ -586,7 +586,9 @@ def test_a_message_that_ctrl_c_kept_from_being_handled_is_handled_later(
         handled.append(message)
 
     tried: list[m.Message] = []
-    monkeypatch.setattr(client._peers, "wait", lambda _: next(heard, []))
+    monkeypatch.setattr(
+        client._peers, "listen", lambda _, take: [take(each) for each in next(heard, [])]
+    )
     monkeypatch.setattr(client._hearing, "_handle", handle)
     with pytest.raises(KeyboardInterrupt):
         client._turn(0.0)

@@ -10,7 +10,7 @@ from cloudray.driver.lifetimes import Lifetimes
 from cloudray.exceptions import ObjectLostError
 from cloudray.protocol.batching import DurationBook
 from cloudray.protocol.records import Batch, Duration, Ending, Entry, Verb, seal
-from cloudray.store import Counting, Ledger, MemoryStore, Reliable, envelope, layout
+from cloudray.store import Counting, Ledger, MemoryStore, Reliable, drive, envelope, layout
 from cloudray.store.layout import QueueName, claim_of
 from cloudray.values import codec
 from cloudray.values.outcomes import load
@@ -261,7 +261,7 @@ def test_a_batch_to_which_no_ref_is_left_is_not_followed_at_all(following: Follo
 
 def test_a_cancellation_is_said_in_the_journal(following: Following, store: Reliable) -> None:
     anchor = submit(following)
-    assert following.cancel(REF, force=False) == BATCH_ID
+    assert drive(store, following.cancel(REF, force=False)) == BATCH_ID
     assert following.find(REF) == cancelled(0)
     assert entries_of(store, BATCH_ID) == [Entry(0, (cancelled(0),))]
     del anchor
@@ -273,9 +273,9 @@ def test_what_was_cancelled_as_a_whole_leaves_a_queue_far_away(book: DurationBoo
     anchor = submit(following)
     key = claim_of(name_of(BATCH).stem, 0)
     store.put(key, seal(BATCH))
-    following.cancel(REF, force=False)
+    drive(store, following.cancel(REF, force=False))
     assert store.get(key) is not None
-    following.cancel(SECOND, force=False)
+    drive(store, following.cancel(SECOND, force=False))
     assert store.get(key) is None
     del anchor
 
@@ -284,7 +284,7 @@ def test_a_task_that_went_elsewhere_is_cancelled_there(
     following: Following, store: Reliable
 ) -> None:
     write(store, BATCH_ID, Entry(1, (moved(0, OTHER_ID, 5),)))
-    assert following.cancel(REF, force=False) == OTHER_ID
+    assert drive(store, following.cancel(REF, force=False)) == OTHER_ID
     word = following.find(REF)
     assert word is not None
     assert word.verb is Verb.CANCELLED
@@ -292,7 +292,7 @@ def test_a_task_that_went_elsewhere_is_cancelled_there(
 
 def test_what_is_done_cannot_be_cancelled(following: Following, store: Reliable) -> None:
     write(store, BATCH_ID, FINISHED)
-    following.cancel(REF, force=True)
+    drive(store, following.cancel(REF, force=True))
     assert following.find(REF) == done(0)
 
 
@@ -369,3 +369,15 @@ def test_an_object_that_was_put_is_found_without_reading_it(
     before = ledger.as_dict()
     assert first_found([identifier], 1, following.find) == [0]
     assert ledger.subtract(before) == Ledger()
+
+
+def test_only_the_last_batches_that_ended_are_remembered(
+    following: Following, store: Reliable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloudray.driver.following._FINISHED", 2)
+    for number in range(5):
+        batch = ids.batch_id(BATCH_ID[:21], number)
+        following.follow(ids.object_id(batch, 0))
+        write(store, batch, Entry(1, (done(0),)))
+        following.look_around()
+    assert list(following.finished) == [ids.batch_id(BATCH_ID[:21], n) for n in (3, 4)]

@@ -6,13 +6,22 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from cloudray import ids
 from cloudray.driver import uploads, waiting
 from cloudray.driver.client import DriverClient
-from cloudray.exceptions import GetTimeoutError, ObjectLostError
+from cloudray.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    RaySystemError,
+    TaskCancelledError,
+)
+from cloudray.protocol.records import Entry, Verb, Word, seal
+from cloudray.store import Op, StoreError, layout
+from cloudray.values import codec
 from tests.unit.driver.distant import (
     LIMIT_S,
     answer,
@@ -191,3 +200,105 @@ def test_what_was_there_before_is_seen_at_the_first_poll(
     client._following.results.journals.pop(ids.unit_of(ref.id))
     client._following._open.pop(ids.unit_of(ref.id))
     assert client.wait([ref], 1, 0.0) == ([ref], [])
+
+
+# -- futures -----------------------------------------------------------------------------------
+
+
+def test_who_asks_for_a_future_when_nothing_will_ever_run_is_told_so(
+    client: DriverClient,
+) -> None:
+    ref = submit(client)
+    client.give_up("all is over")
+    with pytest.raises(RaySystemError, match="all is over"):
+        client.future(ref).result(LIMIT_S)
+
+
+def test_a_future_that_is_asked_for_at_the_end_ends_too(store: GatedStore) -> None:
+    with driver_of(store) as client:
+        ref = submit(client)
+    with pytest.raises(RaySystemError, match="shut down"):
+        client.future(ref).result(LIMIT_S)
+
+
+def test_futures_end_when_the_end_is_interrupted(
+    store: GatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with driver_of(store) as client:
+        future = client.future(submit(client))
+        assert client._far is not None
+        close = client._far.close
+
+        def interrupted() -> None:
+            close()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(client._far, "close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.hang_up()
+        with pytest.raises(RaySystemError, match="shut down"):
+            future.result(LIMIT_S)
+
+
+def test_a_value_that_cannot_be_read_fails_its_future_and_nobody_else(
+    client: DriverClient, store: GatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, there = submit(client), submit(client)
+    client.flush()
+    future = client.future(broken)
+    key = layout.put_object(broken.id)
+    perform = store.perform
+
+    def refuse(op: Op) -> Any:
+        if getattr(op, "key", "") == key:
+            raise StoreError("it is refused")
+        return perform(op)
+
+    monkeypatch.setattr(client.store, "_raw", refuse)
+    words = (
+        Word(ids.index_of(broken.id), Verb.DONE, (codec.stored(key, 0),)),
+        Word(ids.index_of(there.id), Verb.DONE, (codec.dumps("there").to_bytes(),)),
+    )
+    store.put(f"{layout.journal(ids.unit_of(there.id))}0", seal(Entry(1, words)))
+    assert client.get([there], LIMIT_S) == ["there"]
+    with pytest.raises(StoreError, match="refused"):
+        future.result(LIMIT_S)
+    with pytest.raises(StoreError, match="refused"):
+        client.future(broken).result(LIMIT_S)
+
+
+# -- cancelling --------------------------------------------------------------------------------
+
+
+def test_who_cancels_while_the_store_is_away_keeps_nobody_waiting(
+    client: DriverClient, store: GatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = put(client, "there")
+    ref = submit(client)
+    client.flush()
+    key = f"{layout.journal(ids.unit_of(ref.id))}0"
+    away, back = threading.Event(), threading.Event()
+    perform = store.perform
+
+    def wait(op: Op) -> Any:
+        if getattr(op, "key", "") == key:
+            away.set()
+            back.wait(LIMIT_S)
+        return perform(op)
+
+    monkeypatch.setattr(client.store, "_raw", wait)
+    cancelling = threading.Thread(target=lambda: client.cancel(ref, force=False, recursive=True))
+    cancelling.start()
+    try:
+        assert away.wait(LIMIT_S)
+        other = threading.Thread(target=lambda: (submit(client), client.get([there], 0.0)))
+        other.start()
+        other.join(LIMIT_S)
+        assert not other.is_alive()
+        assert not back.is_set()
+        assert cancelling.is_alive()
+    finally:
+        back.set()
+        cancelling.join(LIMIT_S)
+    with pytest.raises(TaskCancelledError):
+        client.get([ref], LIMIT_S)

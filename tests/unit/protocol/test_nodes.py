@@ -10,7 +10,7 @@ from cloudray.protocol.leases import silence_limit_s
 from cloudray.protocol.nodes import heartbeats, list_agents, list_nodes
 from cloudray.protocol.records import Cluster, Heartbeat, seal
 from cloudray.store import Delete, GetMany, MemoryStore, Op, Put, Store, drive, layout
-from cloudray.store.base import RefusedError
+from cloudray.store.base import RefusedError, StoreError, StoreFullError
 
 SETTINGS = Cluster(10.0, 30.0, 1.0, 60.0)
 ONE = Heartbeat(
@@ -106,11 +106,14 @@ def test_an_agent_that_has_nothing_to_do_may_be_silent_for_longer() -> None:
     assert node["Alive"]
 
 
-def test_whoever_may_only_read_sees_ages_by_a_clock_of_his_own() -> None:
+@pytest.mark.parametrize(
+    "error", [RefusedError("no permission"), StoreFullError("no space left on device")]
+)
+def test_whoever_may_only_read_sees_ages_by_a_clock_of_his_own(error: StoreError) -> None:
     class ReadOnly(Clocked):
         def perform(self, op: Op) -> Any:
             if isinstance(op, Put) and not op.key.startswith(layout.AGENTS):
-                raise RefusedError("no permission")
+                raise error
             return super().perform(op)
 
     store = ReadOnly()

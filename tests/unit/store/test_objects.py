@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -28,6 +30,7 @@ from cloudray.store import (
     StoreError,
     TransientStoreError,
     botocore_clients,
+    objects,
     open_store,
     seal,
 )
@@ -474,6 +477,47 @@ def test_a_reliable_create_finds_out_who_holds_the_key(
     assert len(service.requests) == len(answers)
     bodies = [request.body for request in service.requests if request.method == "PUT"]
     assert set(bodies) == {ours}
+
+
+def test_closing_waits_for_threads_that_have_brought_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Such a thread is still in the interpreter when its answer is here.
+    may_leave = threading.Event()
+    left: list[int] = []
+    sleep = time.sleep
+
+    def wait(duration_s: float) -> None:
+        may_leave.set()
+        sleep(duration_s)
+
+    async def ask(store: Store) -> None:
+        loop: Any = asyncio.get_running_loop()
+        call_soon = loop.call_soon_threadsafe
+
+        def bring(*args: Any, **options: Any) -> Any:
+            handle = call_soon(*args, **options)
+            if threading.current_thread() is not threading.main_thread():
+                may_leave.wait(60)
+                left.append(threading.get_ident())
+            return handle
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", bring)
+        with pytest.raises(TransientStoreError):
+            await store.perform_async(Create("key", b""))
+
+    monkeypatch.setattr(objects, "LETTING_GO_S", 60.0)
+    with socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        store = open_store(f"s3://bucket?endpoint={endpoint}&region=us-east-1")
+        try:
+            asyncio.run(ask(store))
+            monkeypatch.setattr(time, "sleep", wait)
+            store.close()
+            assert len(left) == 1
+        finally:
+            may_leave.set()
 
 
 def test_threads_of_the_client_library_have_let_go_of_what_was_cancelled(
