@@ -18,7 +18,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 #: Of the test group, what the fast part needs.
-TOOLS = {"aiobotocore", "boto3", "hypothesis", "numpy", "psutil", "pytest", "pytest-timeout"}
+TOOLS = {
+    "aiobotocore",
+    "boto3",
+    "hypothesis",
+    "numpy",
+    "psutil",
+    "pytest",
+    "pytest-timeout",
+    "pyyaml",
+}
 #: Tests that start no cluster; one program that does joins them.
 FAST = ["tests/unit"]
 SMOKE = "tests/compat/smoke.py"

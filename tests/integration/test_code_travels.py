@@ -316,7 +316,7 @@ def test_a_package_that_is_gone_fails_its_tasks_and_no_others(
     elsewhere: str, tmp_path: Path
 ) -> None:
     program = """
-    from cloudray.driver.client import DriverClient
+    from cloudray.driver.storing import Storing
     from cloudray.exceptions import RuntimeEnvSetupError
 
     @ray.remote
@@ -325,7 +325,8 @@ def test_a_package_that_is_gone_fails_its_tasks_and_no_others(
 
     with open("cup.py", "w") as file:
         file.write("LOST = True")
-    DriverClient._upload = lambda *_: None
+    assert Storing.code
+    Storing.code = lambda *_: None
     ray.init(ADDRESS, progress=False)
     lost = look.options(runtime_env={"py_modules": ["cup.py"]})
     refs = [lost.remote(number) for number in range(5)]
