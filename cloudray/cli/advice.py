@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from cloudray.protocol.joining import WrongKeyError
 from cloudray.store import RecordError
@@ -15,10 +15,8 @@ from cloudray.store.base import (
     TransientStoreError,
 )
 from cloudray.store.credentials import renewal
-from cloudray.store.profiles import source_of
-
-#: Variables that name the endpoint of S3, the first one set counts.
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+from cloudray.store.profiles import named_endpoint, source_of
+from cloudray.store.urls import endpoint_in
 
 
 def advise(error: Exception, address: str) -> str:
@@ -56,11 +54,7 @@ def endpoint_of(address: str) -> str:
     parts = urlsplit(address)
     if parts.scheme != "s3":
         return ""
-    given = parse_qs(parts.query).get("endpoint", [])
-    return next(
-        filter(None, [*given, *(os.environ.get(name, "") for name in _ENDPOINTS)]),
-        "",
-    )
+    return endpoint_in(parts) or named_endpoint(os.environ) or ""
 
 
 def _make_bucket(address: str) -> str:

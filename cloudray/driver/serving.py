@@ -44,12 +44,8 @@ class Serving:
         self._agents = max(1, len(beats))
         cpus = sum(beat.total.get("CPU", 0) // UNIT for beat in beats)
         self._slots = max(1, cpus)
-        known = self._peers.addresses()
         host = socket.gethostname()
-        for beat in beats:
-            # Who is connected twice hears everything twice.
-            if beat.host == host and beat.socket not in known:
-                self._peers.connect(beat.socket)
+        self._reach([beat for beat in beats if beat.host == host])
 
     def count(self, greeting: m.Greeting) -> None:
         """An agent that is reached by itself has said what it offers."""
@@ -66,12 +62,16 @@ class Serving:
         if now_s - self._peers_s < _PEERS_S:
             return
         self._peers_s = now_s
-        known = self._peers.addresses()
-        for beat in drive(self._store, heartbeats()):
-            if beat.socket not in known:
-                self._peers.connect(beat.socket)
+        self._reach(drive(self._store, heartbeats()))
 
     def lost(self, peer: Peer) -> None:
         """An agent hung up: look for others soon."""
         del peer
         self._peers_s = 0.0
+
+    def _reach(self, beats: Sequence[Heartbeat]) -> None:
+        known = self._peers.addresses()
+        for beat in beats:
+            # Who is connected twice hears everything twice.
+            if beat.socket not in known:
+                self._peers.connect(beat.socket)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cloudray.store.profiles import ENDPOINTS, read_profile
+from cloudray.store.profiles import ENDPOINTS, named_endpoint, read_profile
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -102,7 +102,4 @@ def connect(place: Place, *, once: bool) -> Client:
 
 def endpoint_of(place: Place) -> str | None:
     """The URL of the service that the place or the environment names; None: the provider's own."""
-    names = ENDPOINTS if place.scheme == "s3" else ()
-    return place.endpoint or next(
-        (os.environ[name] for name in names if os.environ.get(name)), None
-    )
+    return place.endpoint or (named_endpoint(os.environ) if place.scheme == "s3" else None)

@@ -46,23 +46,23 @@ def drive_locked(store: Store, lock: AbstractContextManager[Any], procedure: Pro
     It is not held while the store answers, which may take long. So others may step in between,
     and the procedure must allow for what they do.
     """
-    answer: Any = None
-    error: StoreError | RecordError | None = None
-    while True:
-        try:
-            with lock:
-                op = procedure.send(answer) if error is None else procedure.throw(error)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        answer, error = None, None
-        try:
-            if isinstance(op, Together):
-                answer = [store.perform(each) for each in op.ops]
-            else:
-                answer = store.perform(op)
-        except (StoreError, RecordError) as raised:
-            error = raised
+    return run(store.perform, _Locked(lock, procedure))
+
+
+class _Locked(Generator[Any, Any, T]):
+    """A procedure whose steps are taken under a lock."""
+
+    def __init__(self, lock: AbstractContextManager[Any], procedure: Procedure[T]) -> None:
+        self._lock = lock
+        self._procedure = procedure
+
+    def send(self, value: Any) -> Any:
+        with self._lock:
+            return self._procedure.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        with self._lock:
+            return self._procedure.throw(*error)
 
 
 async def drive_async(store: Store, procedure: Procedure[T]) -> T:

@@ -151,11 +151,16 @@ def _chosen(environ: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     return name, settings or {}
 
 
+def named_endpoint(environ: Mapping[str, str]) -> str | None:
+    """The endpoint of S3 that variables name."""
+    return next((environ[name] for name in ENDPOINTS if environ.get(name)), None)
+
+
 def _endpoint_of(settings: Mapping[str, str], environ: Mapping[str, str]) -> str | None:
     """The endpoint of S3 that a profile configures, where nothing else says one."""
     if environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         return None
-    if any(environ.get(name) for name in ENDPOINTS):
+    if named_endpoint(environ):
         return None
     if "services" in settings:
         services = _section(_files(environ)[0], f"services {settings['services']}") or {}

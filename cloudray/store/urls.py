@@ -74,7 +74,7 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
     except ValueError as error:
         raise ValueError(f"{public(url)!r} is no address of a cluster: {error}") from None
-    secret = "@" in parts.netloc or "@" in urlsplit(_endpoint_in(parts)).netloc
+    secret = "@" in parts.netloc or "@" in urlsplit(endpoint_in(parts)).netloc
     if secret:
         raise ValueError(
             f"{_shown(url, parts)!r} has credentials in it, and addresses are shown, logged and "
@@ -85,7 +85,7 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _endpoint_in(parts: SplitResult) -> str:
+def endpoint_in(parts: SplitResult) -> str:
     """The endpoint that a URL names; empty when it names none."""
     return parse_qs(parts.query).get("endpoint", [""])[-1]
 

@@ -19,6 +19,7 @@ from cloudray.values.outcomes import load
 from tests.unit.agent.bench import (
     VALUE,
     Bench,
+    Executor,
     Refusing,
     Remote,
     batch_of,
@@ -235,15 +236,21 @@ async def test_it_crashes_with_its_executor(bench: Bench) -> None:
     assert isinstance(error_of(bench, batch), WorkerCrashedError)
 
 
-async def test_it_does_not_run_again_when_its_executor_dies_in_the_next_call(
-    make_bench: Make,
-) -> None:
+async def hold_once_before_others(make_bench: Make) -> tuple[Bench, Batch, Executor]:
+    """An executor has a call that may run once, and two more behind it."""
     bench = make_bench(cpus=1)
     bench.measure(1 * MS)
     once = batch_of(1, shape_of(max_retries=0))
     await bench.hold(once)
     await bench.hold(batch_of(2, number=1))
     (executor,) = bench.executors
+    return bench, once, executor
+
+
+async def test_it_does_not_run_again_when_its_executor_dies_in_the_next_call(
+    make_bench: Make,
+) -> None:
+    bench, once, executor = await hold_once_before_others(make_bench)
     first, second, _ = executor.calls
     executor.begin(first)
     # What came of it is on its way.
@@ -254,12 +261,7 @@ async def test_it_does_not_run_again_when_its_executor_dies_in_the_next_call(
 
 
 async def test_what_an_executor_said_just_before_it_died_counts(make_bench: Make) -> None:
-    bench = make_bench(cpus=1)
-    bench.measure(1 * MS)
-    once = batch_of(1, shape_of(max_retries=0))
-    await bench.hold(once)
-    await bench.hold(batch_of(2, number=1))
-    (executor,) = bench.executors
+    bench, once, executor = await hold_once_before_others(make_bench)
     first, second, _ = executor.calls
     executor.say_last(m.Outcomes((m.Outcome(first.ticket, Verb.DONE, (VALUE,), 1000),)))
     executor.begin(second)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
@@ -177,73 +177,69 @@ def test_it_may_be_the_first_to_end_a_future(spared: int) -> None:
 # -- agents that are reached -------------------------------------------------------------------
 
 
-def test_it_may_send_while_its_thread_does(tmp_path: Path) -> None:
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
     agent = Agent(tmp_path / "agent.sock")
+    yield agent
+    agent.close()
+
+
+@pytest.fixture
+def peers(agent: Agent) -> Iterator[Peers]:
     peers = Peers(JOB, want_logs=False, on_lost=lambda _: None)
-    try:
-        peers.connect(agent.address)
-        sent: list[int] = []
-
-        def handler() -> None:
-            # What it sends is sent by whom it interrupts, who so has more and more lines.
-            if len(sent) < _LINES:
-                sent.append(1)
-                peers.send(m.Look((b"handler",)))
-
-        Interrupted(lambda: peers.send(m.Look((b"work",))), handler).run()
-        assert agent.hear() == m.Attach(JOB, want_logs=False)
-        heard = [agent.hear() for _ in range(len(sent) + 1)]
-        assert heard.count(m.Look((b"work",))) == 1
-        assert heard.count(m.Look((b"handler",))) == len(sent) == _LINES
-    finally:
-        peers.close()
-        agent.close()
+    peers.connect(agent.address)
+    yield peers
+    peers.close()
 
 
-def test_it_may_listen_while_its_thread_does(tmp_path: Path) -> None:
-    agent = Agent(tmp_path / "agent.sock")
-    peers = Peers(JOB, want_logs=False, on_lost=lambda _: None)
-    try:
-        peers.connect(agent.address)
-        heard: list[Message] = []
+def test_it_may_send_while_its_thread_does(agent: Agent, peers: Peers) -> None:
+    sent: list[int] = []
 
-        def listen() -> None:
-            peers.listen(0.0, lambda each: heard.append(each[1]))
+    def handler() -> None:
+        # What it sends is sent by whom it interrupts, who so has more and more lines.
+        if len(sent) < _LINES:
+            sent.append(1)
+            peers.send(m.Look((b"handler",)))
 
-        for spared in range(40):
-            agent.say(m.Greeting(str(spared), {}))
-            Interrupted(listen, listen, spared=spared).run()
-        assert heard == [m.Greeting(str(spared), {}) for spared in range(40)]
-    finally:
-        peers.close()
-        agent.close()
+    Interrupted(lambda: peers.send(m.Look((b"work",))), handler).run()
+    assert agent.hear() == m.Attach(JOB, want_logs=False)
+    heard = [agent.hear() for _ in range(len(sent) + 1)]
+    assert heard.count(m.Look((b"work",))) == 1
+    assert heard.count(m.Look((b"handler",))) == len(sent) == _LINES
 
 
-def test_it_may_listen_within_a_poll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = Agent(tmp_path / "agent.sock")
-    peers = Peers(JOB, want_logs=False, on_lost=lambda _: None)
-    try:
-        peers.connect(agent.address)
-        agent.say(m.Greeting("agent", {}))
-        within: list[Any] = []
-        poll = peers._poll
+def test_it_may_listen_while_its_thread_does(agent: Agent, peers: Peers) -> None:
+    heard: list[Message] = []
 
-        class Poll:
-            def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
-                ready = poll.poll(timeout_ms)
-                if within:
-                    raise RuntimeError("concurrent poll() invocation")
-                within.append(None)
-                within.append(peers.wait(LIMIT_S))
-                return ready
+    def listen() -> None:
+        peers.listen(0.0, lambda each: heard.append(each[1]))
 
-        monkeypatch.setattr(peers, "_poll", Poll())
-        # It was told of what the handler has read; so nothing is there.
-        assert peers.wait(LIMIT_S) == []
-        ((_, message),) = within[1]
-        assert message == m.Greeting("agent", {})
-        monkeypatch.undo()
-        assert peers.wait(0.0) == []
-    finally:
-        peers.close()
-        agent.close()
+    for spared in range(40):
+        agent.say(m.Greeting(str(spared), {}))
+        Interrupted(listen, listen, spared=spared).run()
+    assert heard == [m.Greeting(str(spared), {}) for spared in range(40)]
+
+
+def test_it_may_listen_within_a_poll(
+    agent: Agent, peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.say(m.Greeting("agent", {}))
+    within: list[Any] = []
+    poll = peers._poll
+
+    class Poll:
+        def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+            ready = poll.poll(timeout_ms)
+            if within:
+                raise RuntimeError("concurrent poll() invocation")
+            within.append(None)
+            within.append(peers.wait(LIMIT_S))
+            return ready
+
+    monkeypatch.setattr(peers, "_poll", Poll())
+    # It was told of what the handler has read; so nothing is there.
+    assert peers.wait(LIMIT_S) == []
+    ((_, message),) = within[1]
+    assert message == m.Greeting("agent", {})
+    monkeypatch.undo()
+    assert peers.wait(0.0) == []
